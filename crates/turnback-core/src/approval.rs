@@ -1,0 +1,119 @@
+//! Approvals: who may answer which digest until when.
+//!
+//! Invariant `ONE-USE`: an approval answers exactly one question about one action digest and one
+//! effect digest, is redeemed at most once, before it expires, by somebody who is not the requester.
+//! Being used is a state of the run the journal holds; this module owns the other conditions.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{Actor, Contract};
+use crate::decision::Obligation;
+use crate::digest::{ActionDigest, EffectDigest, Sha256};
+use crate::names::{ApprovalId, RunId};
+
+/// A question put to people: everything an answer is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Its identity; a nonce, because it is made new for every question.
+    pub id: ApprovalId,
+    /// The run that waits.
+    pub run: RunId,
+    /// The action shown.
+    pub action: ActionDigest,
+    /// The effect shown.
+    pub effect: EffectDigest,
+    /// Its places, for tools that match `same-rows`.
+    pub places: EffectDigest,
+    /// The policy it was asked under.
+    pub policy: Sha256,
+    /// When it was asked.
+    pub asked: Timestamp,
+    /// Silence until then is a no.
+    pub expires: Timestamp,
+    /// Who may answer; empty means any operator.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<String>,
+}
+
+/// A yes to exactly one question. Only [`Question::approve`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The question answered.
+    pub question: Question,
+    /// Who said yes.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Why an answer does not count.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnApproval {
+    /// Too late.
+    #[error("approval `{id}` expired at {expires}")]
+    Expired {
+        /// The question.
+        id: ApprovalId,
+        /// Its deadline.
+        expires: Timestamp,
+    },
+    /// The requester cannot approve.
+    #[error("`{by}` asked for this action and cannot approve it")]
+    Requester {
+        /// Who tried.
+        by: String,
+    },
+    /// The policy names others.
+    #[error("only {allowed} may approve this, not `{by}`")]
+    NotNamed {
+        /// Who tried.
+        by: String,
+        /// Who may.
+        allowed: String,
+    },
+}
+
+impl Question {
+    /// Restricts who may answer to what the obligations of a decision say.
+    #[must_use]
+    pub fn restricted<'a>(mut self, obligations: impl Iterator<Item = &'a Obligation>) -> Self {
+        for obligation in obligations {
+            if let Obligation::Approvers { names } = obligation {
+                // Two gates that both name people: only those both name. Nobody left means nobody may.
+                if self.approvers.is_empty() {
+                    self.approvers.clone_from(names);
+                } else {
+                    self.approvers.retain(|name| names.contains(name));
+                    if self.approvers.is_empty() {
+                        self.approvers.push("nobody (two rules name different people)".to_owned());
+                    }
+                }
+            }
+        }
+        self
+    }
+
+    /// A yes by `by`, when it counts.
+    ///
+    /// # Errors
+    /// [`NotAnApproval`] says why it does not.
+    pub fn approve(&self, contract: &Contract, by: &str, now: Timestamp) -> Result<Approval, NotAnApproval> {
+        if now >= self.expires || now < self.asked {
+            return Err(NotAnApproval::Expired { id: self.id, expires: self.expires });
+        }
+        // The user an agent acts for is the requester as much as the agent is.
+        let asked = match &contract.actor {
+            Actor::Agent(name) => name.as_str() == by || contract.on_behalf_of.as_deref() == Some(by),
+            Actor::Operator(name) => name == by,
+            Actor::Turnback => false,
+        };
+        if asked {
+            return Err(NotAnApproval::Requester { by: by.to_owned() });
+        }
+        if !self.approvers.is_empty() && !self.approvers.iter().any(|name| name == by) {
+            return Err(NotAnApproval::NotNamed { by: by.to_owned(), allowed: self.approvers.join(", ") });
+        }
+        Ok(Approval { question: self.clone(), by: by.to_owned(), at: now })
+    }
+}

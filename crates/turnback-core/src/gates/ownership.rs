@@ -1,0 +1,46 @@
+//! `ownership`: the agent is registered, not suspended, and has exactly one human owner.
+
+use serde::{Deserialize, Serialize};
+
+use super::Facts;
+use crate::contract::Actor;
+use crate::decision::{Ruling, Verdict};
+use crate::names::AgentName;
+
+/// This gate's name.
+pub const NAME: &str = "ownership";
+
+/// A registered agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// Its human owner's system user name. Exactly one: an agent nobody answers for does nothing.
+    pub owner: String,
+    /// Why it was suspended, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<String>,
+}
+
+/// Asks who answers for the actor.
+pub fn judge(facts: &Facts<'_>) -> Verdict {
+    let Actor::Agent(name) = &facts.contract.actor else {
+        return Verdict::new(NAME, Ruling::Allow, format!("{} answers in person", facts.contract.actor));
+    };
+    match facts.agent {
+        None => Verdict::new(NAME, Ruling::Deny, format!("agent `{name}` is not registered"))
+            .next(format!("an operator registers it: turnback agents add {name} --owner <person>")),
+        Some(agent) if agent.name != *name => {
+            Verdict::new(NAME, Ruling::Deny, format!("facts are about `{}`, not `{name}`", agent.name))
+        }
+        Some(agent) => match &agent.suspended {
+            Some(why) => {
+                Verdict::new(NAME, Ruling::Deny, format!("agent `{name}` is suspended: {}", crate::text::visible(why)))
+            }
+            None if agent.owner.trim().is_empty() => {
+                Verdict::new(NAME, Ruling::Deny, format!("agent `{name}` has no human owner"))
+            }
+            None => Verdict::new(NAME, Ruling::Allow, format!("owned by {}", crate::text::visible(&agent.owner))),
+        },
+    }
+}

@@ -1,0 +1,24 @@
+//! The pure rules of Turnback.
+//!
+//! Everything here is a function of its arguments: no clock, no files, no randomness, no async. Time
+//! and identities are passed in, effects are returned as data.
+//!
+//! Read in the order a request travels: [`json`] → [`contract`] → [`gates`] → [`decision`] →
+//! [`approval`] → [`permit`] → [`run`] → [`rollback`] → [`record`].
+
+pub mod approval;
+pub mod contract;
+pub mod decision;
+pub mod digest;
+pub mod effect;
+pub mod gates;
+pub mod json;
+pub mod names;
+pub mod permit;
+pub mod policy;
+pub mod record;
+pub mod refusal;
+pub mod rollback;
+pub mod run;
+pub mod text;
+pub mod tool;

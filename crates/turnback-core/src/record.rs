@@ -1,0 +1,228 @@
+//! Versioned journal records: what a leaf of the log says, and what stays outside it.
+//!
+//! A record holds only identities, words and hashes. Everything that may contain somebody's data is in
+//! a payload the record names by salted hash, so that a payload can be erased and the log still
+//! verifies.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::contract::Actor;
+use crate::digest::Sha256;
+use crate::gates::controls::Switch;
+use crate::gates::ownership::Agent;
+use crate::names::{RunId, TokenId};
+use crate::refusal::Refusal;
+use crate::run::Event;
+
+/// Version of the record format.
+pub const VERSION: u32 = 1;
+
+/// One leaf of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Format version.
+    pub v: u32,
+    /// When it was appended, by the node's clock. The order of records is their sequence, not this.
+    pub at: Timestamp,
+    /// What happened: `run.intended`, `agent.added`, ...
+    pub kind: String,
+    /// The run concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// Salted hash of the payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Sha256>,
+}
+
+/// What a record is about: serialised, this is the payload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Body {
+    /// Something happened to a run.
+    Run {
+        /// The run.
+        run: RunId,
+        /// What happened.
+        event: Event,
+    },
+    /// A request that never became a run: it could not be read, or nobody could be held to it.
+    Turned {
+        /// The door it came through: `http`, `stdio`, `operator`.
+        door: String,
+        /// Who it claimed to be, when that was known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        actor: Option<Actor>,
+        /// Why it was refused.
+        refusal: Refusal,
+    },
+    /// An agent was registered, changed, suspended or reinstated.
+    AgentSet {
+        /// As it is now.
+        agent: Agent,
+        /// By whom.
+        by: String,
+    },
+    /// A token was made.
+    TokenMade {
+        /// Its identity.
+        token: TokenId,
+        /// As it is now.
+        details: Token,
+        /// By whom.
+        by: String,
+    },
+    /// A token was revoked.
+    TokenRevoked {
+        /// Its identity.
+        token: TokenId,
+        /// By whom.
+        by: String,
+    },
+    /// A kill switch was thrown.
+    SwitchThrown {
+        /// The switch.
+        switch: Switch,
+    },
+    /// A kill switch was lifted.
+    SwitchLifted {
+        /// The switch as it was.
+        switch: Switch,
+        /// By whom.
+        by: String,
+    },
+    /// A configuration and policy became active.
+    ConfigActive {
+        /// Digest of the configuration.
+        config: Sha256,
+        /// Digest of the policy.
+        policy: Sha256,
+    },
+    /// The node opened the journal.
+    Opened {
+        /// Version of the program.
+        program: String,
+    },
+    /// The node closed the journal in order.
+    Closed,
+    /// Something an operator must look at.
+    Alert {
+        /// The run concerned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        run: Option<RunId>,
+        /// What, and what to do.
+        message: String,
+    },
+}
+
+impl Body {
+    /// The word for the record.
+    pub fn kind(&self) -> String {
+        match self {
+            Body::Run { event, .. } => format!("run.{}", event.word()),
+            Body::Turned { .. } => "turned_away".into(),
+            Body::AgentSet { .. } => "agent.set".into(),
+            Body::TokenMade { .. } => "token.made".into(),
+            Body::TokenRevoked { .. } => "token.revoked".into(),
+            Body::SwitchThrown { .. } => "switch.thrown".into(),
+            Body::SwitchLifted { .. } => "switch.lifted".into(),
+            Body::ConfigActive { .. } => "config.active".into(),
+            Body::Opened { .. } => "node.opened".into(),
+            Body::Closed => "node.closed".into(),
+            Body::Alert { .. } => "alert".into(),
+        }
+    }
+
+    /// The run concerned.
+    pub const fn run(&self) -> Option<RunId> {
+        match self {
+            Body::Run { run, .. } => Some(*run),
+            Body::Alert { run, .. } => *run,
+            _ => None,
+        }
+    }
+}
+
+/// An agent's token. The secret itself is shown once and never stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// SHA-256 of the secret, which has 256 bits of randomness, so that no slow hash is needed.
+    pub secret: Sha256,
+    /// Its agent.
+    pub agent: crate::names::AgentName,
+    /// The user the agent acts for with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
+    /// When it was made.
+    pub made: Timestamp,
+    /// When it stops working.
+    pub expires: Timestamp,
+}
+
+/// One line of the list of runs: the projection people query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The run.
+    pub run: RunId,
+    /// When it was proposed.
+    pub proposed: Timestamp,
+    /// When it last moved.
+    pub updated: Timestamp,
+    /// When its effect was committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<Timestamp>,
+    /// Who asked.
+    pub actor: Actor,
+    /// The tool.
+    pub tool: String,
+    /// The resource.
+    pub resource: String,
+    /// The environment.
+    pub environment: String,
+    /// Action digest, which a repeated call is recognised by.
+    pub action: Sha256,
+    /// The state's word.
+    pub state: String,
+    /// Whether nothing more happens by itself.
+    pub over: bool,
+    /// Whether its caller has still to hear the end.
+    pub undelivered: bool,
+    /// One line: what it does or why it was refused.
+    pub summary: String,
+    /// Number of the level of its way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u8>,
+    /// The question that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<crate::names::ApprovalId>,
+    /// What it cost of its agent's budget.
+    #[serde(default)]
+    pub spent: crate::gates::blast_radius::Spent,
+    /// The runs it counters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undoes: Vec<RunId>,
+    /// The undo that countered it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<RunId>,
+    /// Places it read, for listing who read data that is undone later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<String>,
+}
+
+/// A payload as JSON bytes, ready to be salted and stored.
+///
+/// # Errors
+/// Only when a value inside cannot be written as JSON, which no value of this crate can.
+pub fn encode(body: &Body) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(body)
+}
+
+/// A payload read back.
+///
+/// # Errors
+/// When the bytes are not a payload of this version.
+pub fn decode(bytes: &[u8]) -> Result<Body, serde_json::Error> {
+    let value: Value = serde_json::from_slice(bytes)?;
+    serde_json::from_value(value)
+}

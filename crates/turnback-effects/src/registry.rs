@@ -1,0 +1,1 @@
+//! The list of effect domains: one line each.

@@ -1,0 +1,103 @@
+//! The desk between the agents' doors and the runtime: what a door may ask and how it is answered.
+//!
+//! A door authenticates nobody and decides nothing itself; it turns wire messages into these calls and
+//! these answers into wire messages. The runtime is the one real implementation.
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use turnback_core::contract::{Actor, Statement};
+use turnback_core::names::{AgentName, ApprovalId, RunId};
+use turnback_core::refusal::Refusal;
+use turnback_core::tool::Tool;
+
+/// An authenticated agent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// The agent the credential is bound to.
+    pub agent: AgentName,
+    /// The user it acts for, bound to the same credential.
+    pub on_behalf_of: Option<String>,
+}
+
+/// One tool call as it came in.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who calls.
+    pub caller: Caller,
+    /// The tool's name, unchecked.
+    pub tool: String,
+    /// The raw bytes of the arguments object; `{}` when there were none.
+    pub arguments: Vec<u8>,
+    /// What `_meta` says about the call, for clients that know it. The `turnback` argument wins.
+    pub statement: Option<Statement>,
+}
+
+/// How a call was answered.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// It ran.
+    Done {
+        /// Its run.
+        run: RunId,
+        /// The tool's answer.
+        reply: Value,
+        /// What happened beside the answer, for the model: the way back, what was only measured.
+        note: Option<String>,
+    },
+    /// It did not run.
+    Refused {
+        /// Its run, when it became one.
+        run: Option<RunId>,
+        /// Why, and what would be acceptable.
+        refusal: Refusal,
+        /// The same in a machine-readable shape: gates, rules, measured numbers.
+        details: Value,
+    },
+    /// It waits for a person.
+    Pending(Pending),
+}
+
+/// A call that waits for a person.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Its run.
+    pub run: RunId,
+    /// The question.
+    pub approval: ApprovalId,
+    /// What is asked, one sentence with numbers.
+    pub message: String,
+    /// Where a person reads how to answer; never a place where the agent's side could answer itself.
+    pub url: String,
+    /// Silence until then is a no.
+    pub expires: Timestamp,
+}
+
+/// What a door may ask.
+pub trait Desk: Send + Sync + 'static {
+    /// The agent a bearer token belongs to.
+    ///
+    /// # Errors
+    /// [`turnback_core::refusal::Code::Unauthenticated`] for unknown, expired and revoked tokens alike.
+    fn authenticate(&self, token: &str) -> Result<Caller, Refusal>;
+
+    /// The tools this agent can see.
+    fn tools(&self, caller: &Caller) -> Vec<Tool>;
+
+    /// Performs one call. Answers [`Answer::Pending`] as soon as it is durably parked. A call with the
+    /// digest of one that waits joins it; the first such call after its end is told how it ended.
+    fn call(&self, call: Call) -> impl Future<Output = Answer> + Send;
+
+    /// Waits at most `patience` for a parked run to end; [`Answer::Pending`] again when it did not.
+    fn wait(&self, caller: &Caller, pending: Pending, patience: Duration) -> impl Future<Output = Answer> + Send;
+
+    /// Records a request that was turned away before it could become a call. Does not wait for the
+    /// disk: a stranger must not be able to make the node slow.
+    fn turned(&self, door: &'static str, actor: Option<Actor>, refusal: &Refusal);
+
+    /// What a person who followed a [`Pending::url`] is shown: a plain-text page without any means to
+    /// answer. `None` when there is no such question.
+    fn question_page(&self, approval: &str) -> Option<String>;
+}

@@ -1,0 +1,284 @@
+//! What an operator may ask and how it is answered. `-o json` prints [`Reply`]'s payloads as they are,
+//! so their fields are a promise: they are only ever added to.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use turnback_core::decision::Decision;
+use turnback_core::gates::controls::{Scope, Switch};
+use turnback_core::gates::ownership::Agent;
+use turnback_core::names::{AgentName, TokenId};
+use turnback_core::record::Row;
+use turnback_core::refusal::Refusal;
+use turnback_core::rollback::{Blocker, RollbackPlan};
+use turnback_core::run::{Event, Observation};
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "op")]
+pub enum Request {
+    /// How the node is.
+    Status,
+    /// Runs, newest first.
+    Runs {
+        /// Only of this agent.
+        agent: Option<AgentName>,
+        /// Only in this state.
+        state: Option<String>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Everything about one run.
+    Show {
+        /// Full identity, its short form, or the identity of its approval.
+        run: String,
+    },
+    /// Approve what a question shows.
+    Approve {
+        /// Full identity or short form of the approval, or of its run.
+        approval: String,
+    },
+    /// Say no.
+    Reject {
+        /// Full identity or short form of the approval, or of its run.
+        approval: String,
+        /// Why; the agent is told.
+        reason: String,
+    },
+    /// Undo.
+    Undo {
+        /// What.
+        what: UndoWhat,
+        /// Only say what would happen.
+        dry_run: bool,
+    },
+    /// Register an agent, or change its owner.
+    AgentAdd {
+        /// Its name.
+        name: AgentName,
+        /// Its human owner.
+        owner: String,
+    },
+    /// All agents.
+    Agents,
+    /// Suspend an agent, or reinstate it with no reason.
+    AgentSuspend {
+        /// Its name.
+        name: AgentName,
+        /// Why; `None` reinstates.
+        reason: Option<String>,
+    },
+    /// Make a token.
+    TokenNew {
+        /// For this agent.
+        agent: AgentName,
+        /// The user it acts for.
+        on_behalf_of: Option<String>,
+        /// Seconds until it expires.
+        lifetime_seconds: u64,
+    },
+    /// Revoke a token.
+    TokenRevoke {
+        /// Full identity or short form.
+        token: String,
+    },
+    /// All tokens, without secrets.
+    Tokens,
+    /// Throw a kill switch.
+    Kill {
+        /// What it stops.
+        scope: Scope,
+        /// Why.
+        reason: String,
+    },
+    /// Lift a kill switch.
+    Unkill {
+        /// What it stopped.
+        scope: Scope,
+    },
+    /// All switches thrown.
+    Switches,
+    /// Sign a checkpoint now and return it.
+    Checkpoint,
+}
+
+/// What to undo.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum UndoWhat {
+    /// These runs.
+    Runs {
+        /// Full identities or short forms.
+        runs: Vec<String>,
+    },
+    /// Everything an agent did since a time.
+    Agent {
+        /// The agent.
+        agent: AgentName,
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply", content = "value")]
+pub enum Reply {
+    /// How the node is.
+    Status(Status),
+    /// Runs.
+    Runs(Vec<Row>),
+    /// One run.
+    Run(Box<RunView>),
+    /// How an approval or undo went.
+    Ended(Box<Vec<RunView>>),
+    /// What an undo would do, or why it cannot.
+    UndoPlan(Box<UndoPlan>),
+    /// Agents.
+    Agents(Vec<Agent>),
+    /// A new token. The only time its secret is shown.
+    Token {
+        /// Its identity.
+        id: TokenId,
+        /// The secret.
+        secret: String,
+        /// When it stops working.
+        expires: Timestamp,
+    },
+    /// Tokens.
+    Tokens(Vec<TokenView>),
+    /// Switches.
+    Switches(Vec<Switch>),
+    /// A signed checkpoint in C2SP note form.
+    Checkpoint(String),
+    /// It is done and there is nothing to show.
+    Done,
+    /// It was refused.
+    Refused(Refusal),
+}
+
+/// How the node is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Process identity.
+    pub pid: u32,
+    /// The agents' URL, when it listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Where state lives.
+    pub state: String,
+    /// Records in the journal.
+    pub records: u64,
+    /// Runs that wait for a person.
+    pub waiting: u64,
+    /// Runs nobody knows the end of: in doubt or stuck.
+    pub in_doubt: u64,
+    /// Switches thrown.
+    pub switches: u64,
+    /// Why the node refuses everything, when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poisoned: Option<String>,
+}
+
+/// A token without its secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenView {
+    /// Its identity.
+    pub id: TokenId,
+    /// Its agent.
+    pub agent: AgentName,
+    /// The user it acts for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
+    /// When it stops working.
+    pub expires: Timestamp,
+}
+
+/// Everything about one run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunView {
+    /// The line of the list.
+    #[serde(flatten)]
+    pub row: Row,
+    /// Its agent's owner, when the agent is registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The contract.
+    pub contract: Value,
+    /// What the first group of gates said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Decision>,
+    /// What the second group of gates said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Decision>,
+    /// Measured numbers and the tool's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<turnback_core::effect::Effect>,
+    /// The diff, whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
+    /// The way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<RollbackPlan>,
+    /// Number of its level, completeness considered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u8>,
+    /// The question and what moved since it was last shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<turnback_core::approval::Question>,
+    /// What moved since it was last shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<String>,
+    /// Why it was refused or how it failed, when it was or did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// What reading back found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observation: Option<Observation>,
+    /// Everything that happened, in order.
+    pub history: Vec<Happened>,
+}
+
+/// One line of a run's history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Happened {
+    /// Sequence number of its record.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub event: Event,
+}
+
+/// What an undo would do, or why it cannot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UndoPlan {
+    /// One part for each resource, in the order they would run.
+    pub parts: Vec<UndoPart>,
+    /// What is in the way; empty when it can go ahead.
+    pub blockers: Vec<Blocker>,
+    /// Runs that read data this undo changes: listed, not undone.
+    pub readers: Vec<Row>,
+}
+
+/// The part of an undo on one resource.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UndoPart {
+    /// The resource.
+    pub resource: String,
+    /// The runs it counters, latest first.
+    pub runs: Vec<String>,
+    /// What it would do, when it can be staged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// Its own way back: an undo can be undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u8>,
+    /// What it does not restore.
+    pub residue: Vec<String>,
+    /// The diff.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
+}
