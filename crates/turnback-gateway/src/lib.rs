@@ -4,6 +4,7 @@
 //! event to the journal before it performs what the pure core commands. People use another door
 //! ([`operator`]).
 
+pub mod config;
 pub mod desk;
 pub mod mcp;
 pub mod operator;
