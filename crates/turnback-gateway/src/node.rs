@@ -78,7 +78,8 @@ pub fn tools(config: &Config) -> Result<Vec<Tool>, Refusal> {
     let mut tools = Vec::new();
     for (name, resource) in &config.resources {
         for spec in registry::specs(resource.kind) {
-            let tool = Tool::bind(&spec, name, resource.kind, &resource.environment, resource.effect_match, resource.bearer);
+            let tool =
+                Tool::bind(&spec, name, resource.kind, &resource.environment, resource.effect_match, resource.bearer);
             tools.push(tool.map_err(|e| refused(name.as_str(), e))?);
         }
     }
@@ -155,9 +156,10 @@ impl Node {
     /// [`NotStarted`] with what is in the way.
     pub async fn start(config: &Config) -> Result<Self, NotStarted> {
         let address = config.listen.address;
-        let agents = TcpListener::bind(address)
-            .await
-            .map_err(|e| refused(&format!("[listen] address = \"{address}\""), e).next("stop what listens there, or choose another port"))?;
+        let agents = TcpListener::bind(address).await.map_err(|e| {
+            refused(&format!("[listen] address = \"{address}\""), e)
+                .next("stop what listens there, or choose another port")
+        })?;
         let address = agents.local_addr().map_err(|e| refused("listen", e))?;
         let base = format!("http://{address}");
         let runtime = Runtime::open(settings(config, base.clone(), system_clock())?).await?;

@@ -35,7 +35,8 @@ impl Inner {
         match request {
             Request::Status => Ok(Reply::Status(self.status()?)),
             Request::Runs { agent, state, limit } => {
-                let filter = RowFilter { agent, state, limit: Some(LIST_LIMIT.min(limit as usize)), ..RowFilter::default() };
+                let filter =
+                    RowFilter { agent, state, limit: Some(LIST_LIMIT.min(limit as usize)), ..RowFilter::default() };
                 let journal = self.journal.clone();
                 let rows = blocking(move || journal.rows(&filter)).await?.map_err(Refusal::from)?;
                 Ok(Reply::Runs(rows))
@@ -190,7 +191,8 @@ impl Inner {
 
     fn agent(&self, name: &AgentName) -> Result<Agent, Refusal> {
         self.board.view().agents.get(name).cloned().ok_or_else(|| {
-            Refusal::new(Code::NotFound, format!("no agent `{name}`")).next(format!("turnback agents add {name} --owner <person>"))
+            Refusal::new(Code::NotFound, format!("no agent `{name}`"))
+                .next(format!("turnback agents add {name} --owner <person>"))
         })
     }
 
@@ -210,7 +212,13 @@ impl Inner {
         Ok(Reply::Done)
     }
 
-    async fn new_token(&self, agent: AgentName, on_behalf_of: Option<String>, lifetime: u64, by: &str) -> Result<Reply, Refusal> {
+    async fn new_token(
+        &self,
+        agent: AgentName,
+        on_behalf_of: Option<String>,
+        lifetime: u64,
+        by: &str,
+    ) -> Result<Reply, Refusal> {
         self.agent(&agent)?;
         let now = self.now();
         let expires = i64::try_from(lifetime)
@@ -240,7 +248,9 @@ impl Inner {
         let view = self.board.view();
         let mut found = view.tokens.keys().filter(|id| id.to_string() == text || id.short() == text);
         let (Some(id), None) = (found.next().copied(), found.next()) else {
-            return Err(Refusal::new(Code::NotFound, "no single token has that identity").at(text).next("see: turnback token list"));
+            return Err(Refusal::new(Code::NotFound, "no single token has that identity")
+                .at(text)
+                .next("see: turnback token list"));
         };
         let delete = Projection::Delete { table: Table::Tokens, key: id.to_string() };
         self.append(vec![(Body::TokenRevoked { token: id, by: by.to_owned() }, Some(delete))]).await?;

@@ -51,12 +51,12 @@ pub(super) fn of(run: &Run, reading: Option<Reading>, _url: &str) -> Answer {
             },
             Ended::Denied(decision) => no(denial(decision), details(decision, measurement.as_deref())),
             Ended::Refused(refusal) => no(refusal.clone(), json!({})),
-            Ended::Rejected(Answered::Rejected { by, reason }) => no(
-                Refusal::new(Code::Rejected, format!("`{}` said no: {}", visible(by), visible(reason))),
-                json!({}),
-            ),
+            Ended::Rejected(Answered::Rejected { by, reason }) => {
+                no(Refusal::new(Code::Rejected, format!("`{}` said no: {}", visible(by), visible(reason))), json!({}))
+            }
             Ended::Rejected(_) => no(
-                Refusal::new(Code::Rejected, "nobody answered in time, which is a no").next("ask again when somebody is there"),
+                Refusal::new(Code::Rejected, "nobody answered in time, which is a no")
+                    .next("ask again when somebody is there"),
                 json!({}),
             ),
             Ended::MeasuredOnly => {
@@ -67,13 +67,13 @@ pub(super) fn of(run: &Run, reading: Option<Reading>, _url: &str) -> Answer {
                     measurement.as_ref().map_or_else(|| json!({}), |m| effect(m)),
                 )
             }
-            Ended::Abandoned(why) => no(
-                Refusal::new(Code::Unavailable, format!("nothing was changed: {why}")).next("call again"),
-                json!({}),
-            ),
+            Ended::Abandoned(why) => {
+                no(Refusal::new(Code::Unavailable, format!("nothing was changed: {why}")).next("call again"), json!({}))
+            }
         },
         State::Stuck(s) => no(
-            Refusal::new(Code::Failed, format!("it stopped half way and needs a person: {}", s.why)).next(format!("an operator looks at: turnback show {}", id.short())),
+            Refusal::new(Code::Failed, format!("it stopped half way and needs a person: {}", s.why))
+                .next(format!("an operator looks at: turnback show {}", id.short())),
             effect(&s.allowed.measurement),
         ),
         State::InDoubt(s) => no(

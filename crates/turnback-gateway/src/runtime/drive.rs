@@ -78,8 +78,9 @@ impl Live {
     pub(super) fn happen(self, at: Timestamp, event: Event) -> Result<Self, Refusal> {
         let mut next = self;
         let written = event.clone();
-        let step = run::step(next.run, event, at)
-            .map_err(|e| Refusal::new(Code::Failed, e.to_string()).next("report it with the output of `turnback show`"))?;
+        let step = run::step(next.run, event, at).map_err(|e| {
+            Refusal::new(Code::Failed, e.to_string()).next("report it with the output of `turnback show`")
+        })?;
         next.run = step.run;
         next.todo.extend(step.commands);
         next.note(at, written);
@@ -141,9 +142,8 @@ impl Inner {
                 self.discard(&mut live);
                 match live.run.state {
                     // After a restart nothing is staged any more; the run ends here.
-                    State::Proposed(_) | State::Cleared(_) | State::Measured(_) => {
-                        live.happen(self.now(), Event::Abandoned { why: "the node stopped before it was intended".into() })
-                    }
+                    State::Proposed(_) | State::Cleared(_) | State::Measured(_) => live
+                        .happen(self.now(), Event::Abandoned { why: "the node stopped before it was intended".into() }),
                     _ => Ok(live),
                 }
             }
@@ -157,7 +157,7 @@ impl Inner {
                 self.write(&mut live).await?;
                 // The rollback is a run of its own and takes the lock itself.
                 live.hold = None;
-                live.rolled_back = Some(Box::pin(self.roll_back(live.run.id)).await);
+                live.rolled_back = Some(self.roll_back(live.run.id).await);
                 Ok(live)
             }
             Command::MarkUndone => {
@@ -202,11 +202,9 @@ impl Inner {
         let now = self.now();
         let mut ledgers = lock(&self.ledgers);
         let mut ledger = match (phase, agent, &self.settings.limits.budget) {
-            (Phase::After, Some(name), Some(budget)) => Some(
-                ledgers
-                    .entry(name.clone())
-                    .or_insert_with(|| turnback_core::budget::Ledger::new(budget.window)),
-            ),
+            (Phase::After, Some(name), Some(budget)) => {
+                Some(ledgers.entry(name.clone()).or_insert_with(|| turnback_core::budget::Ledger::new(budget.window)))
+            }
             _ => None,
         };
         let measured = run.state.measurement().map(|m| Measured { effect: &m.effect, plan: &m.plan });
@@ -342,7 +340,10 @@ impl Inner {
         // Two equal calls at once: the second joins the first instead of asking people twice.
         let first = *lock(&self.joinable).entry(action).or_insert(live.run.id);
         if first != live.run.id {
-            let mut live = live.happen(now, Event::Abandoned { why: format!("joined run `{first}`, which waits for the same action") })?;
+            let mut live = live.happen(
+                now,
+                Event::Abandoned { why: format!("joined run `{first}`, which waits for the same action") },
+            )?;
             self.write(&mut live).await?;
             let joined = self.load(first).await?;
             live.run = joined;
@@ -451,7 +452,8 @@ impl Inner {
         let Some(measurement) = live.run.state.measurement().cloned() else {
             return Err(Refusal::new(Code::Failed, "nothing to observe"));
         };
-        let probes: Vec<_> = bound.resource.probes.iter().filter(|p| p.follows(&live.run.contract.local)).cloned().collect();
+        let probes: Vec<_> =
+            bound.resource.probes.iter().filter(|p| p.follows(&live.run.contract.local)).cloned().collect();
         if !probes.is_empty() {
             // Probes may be slow; the outcome does not wait for them.
             self.write(&mut live).await?;

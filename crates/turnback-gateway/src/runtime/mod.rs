@@ -35,7 +35,7 @@ use turnback_core::record::{Body, Row};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run;
 use turnback_core::tool::Tool;
-use turnback_journal::{Batch, Entry, Journal, Projection};
+use turnback_journal::{Batch, Entry, Journal, Projection, RowFilter};
 
 use crate::desk::{Answer, Call, Caller, Desk, Pending};
 
@@ -135,7 +135,7 @@ impl Runtime {
     pub async fn close(&self) -> Result<(), Refusal> {
         self.0.append(vec![(Body::Closed, None)]).await?;
         let journal = self.0.journal.clone();
-        blocking(move || journal.close()).await?.map_err(Refusal::from)
+        blocking(move || journal.close()).await
     }
 
     /// The agent configured to speak over stdio.
@@ -297,7 +297,8 @@ impl Desk for Runtime {
 
     fn question_page(&self, approval: &str) -> Option<String> {
         let id = approval.parse::<turnback_core::names::ApprovalId>().ok()?;
-        let row = self.0.journal.question(id).ok().flatten()?;
+        let filter = RowFilter { question: Some(id), limit: Some(1), ..RowFilter::default() };
+        let row = self.0.journal.rows(&filter).ok()?.pop()?;
         Some(answer::question_page(&row, id))
     }
 }

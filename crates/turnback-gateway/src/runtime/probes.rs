@@ -27,13 +27,13 @@ const FILE_LIMIT: u64 = 16 << 20;
 pub(super) fn check(probe: &Probe, domain: &dyn Domain, tools: &[Tool], bounds: &Bounds) -> ProbeResult {
     let bounds = Bounds { time: probe.timeout, ..bounds.clone() };
     let found = match &probe.check {
-        Check::Query { sql, expect } => read(domain, tools, "query", &json!({ "sql": sql }), &bounds).and_then(|reply| {
-            match first_value(&reply) {
+        Check::Query { sql, expect } => {
+            read(domain, tools, "query", &json!({ "sql": sql }), &bounds).and_then(|reply| match first_value(&reply) {
                 Some(found) if found == *expect => Ok(format!("found {found}")),
                 Some(found) => failed(format!("expected {expect}, found {found}")),
                 None => failed(format!("expected {expect}, found no row")),
-            }
-        }),
+            })
+        }
         Check::File { path, exists, contains } => file(path, *exists, contains.as_deref()),
         Check::Command { argv } => command(argv, probe.timeout),
         Check::Http { url, status } => http(url, *status, probe.timeout),
@@ -49,7 +49,13 @@ fn failed<T>(what: impl Into<String>) -> Result<T, Refusal> {
 }
 
 /// Reads through the domain, so that a probe is bounded and jailed exactly like an agent's read.
-fn read(domain: &dyn Domain, tools: &[Tool], local: &str, arguments: &Value, bounds: &Bounds) -> Result<Value, Refusal> {
+fn read(
+    domain: &dyn Domain,
+    tools: &[Tool],
+    local: &str,
+    arguments: &Value,
+    bounds: &Bounds,
+) -> Result<Value, Refusal> {
     let Some(tool) = tools.iter().find(|t| t.local == local) else {
         return failed(format!("this resource has no tool `{local}`"));
     };
@@ -119,7 +125,10 @@ fn command(argv: &[String], timeout: Duration) -> Result<String, Refusal> {
             Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
             Ok(None) => {
                 let killed = child.kill().and_then(|()| child.wait());
-                return failed(format!("`{program}` took longer than {} s and was stopped ({killed:?})", timeout.as_secs()));
+                return failed(format!(
+                    "`{program}` took longer than {} s and was stopped ({killed:?})",
+                    timeout.as_secs()
+                ));
             }
             Err(e) => return failed(format!("`{program}`: {e}")),
         }

@@ -6,6 +6,8 @@
 //! the domain checks the world itself when it stages, whatever the plan says.
 
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use turnback_core::contract::{Actor, Contract};
@@ -15,7 +17,7 @@ use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Blocker, Conflict};
 use turnback_core::run::{self, Event, Run, State};
 use turnback_core::tool::Match;
-use turnback_core::undo::{self, Node};
+use turnback_core::undo::{self, Node, Standing};
 use turnback_effects::{UndoRefused, Undone};
 use turnback_journal::{Entry, Projection, RowFilter};
 
@@ -33,7 +35,8 @@ pub struct UndoEnd {
 
 /// Conflicts as one refusal that names every place.
 pub(super) fn conflict_refusal(conflicts: &[Conflict]) -> Refusal {
-    let places: Vec<String> = conflicts.iter().map(|c| format!("`{}` {}", turnback_core::text::visible(&c.place), c.why)).collect();
+    let places: Vec<String> =
+        conflicts.iter().map(|c| format!("`{}` {}", turnback_core::text::visible(&c.place), c.why)).collect();
     let refusal = Refusal::new(Code::Moved, format!("undo refused: {}", places.join("; ")))
         .next("nothing was changed; keep the later work, or undo it first");
     match conflicts.first() {
@@ -44,23 +47,33 @@ pub(super) fn conflict_refusal(conflicts: &[Conflict]) -> Refusal {
 
 impl Inner {
     /// Undoes a set of runs, all of them or none where the domains allow.
-    pub(super) async fn undo_runs(self: &Arc<Self>, actor: Actor, wanted: Vec<RunId>, dry_run: bool) -> Result<UndoEnd, Refusal> {
+    pub(super) async fn undo_runs(
+        self: &Arc<Self>,
+        actor: Actor,
+        wanted: Vec<RunId>,
+        dry_run: bool,
+    ) -> Result<UndoEnd, Refusal> {
         let wanted: BTreeSet<RunId> = wanted.into_iter().collect();
         if wanted.is_empty() {
             return Err(Refusal::new(Code::NotFound, "there is nothing to undo"));
         }
         let nodes = self.nodes(&wanted).await?;
-        let readers = self.readers(&nodes, &wanted)?;
+        let mut readers = Vec::new();
+        for id in undo::readers(&nodes, &wanted) {
+            readers.push(self.row_of(id)?);
+        }
         let order = match undo::plan(&nodes, &wanted) {
             Ok(order) => order,
-            Err(blockers) => return Ok(UndoEnd { plan: UndoPlan { parts: Vec::new(), blockers, readers }, runs: Vec::new() }),
+            Err(blockers) => {
+                return Ok(UndoEnd { plan: UndoPlan { parts: Vec::new(), blockers, readers }, runs: Vec::new() });
+            }
         };
         // With several resources, or when only asked, every part is staged and discarded first: either
         // all of them can go ahead or none starts.
         let mut plan = UndoPlan { parts: Vec::new(), blockers: Vec::new(), readers };
         if dry_run || order.parts.len() > 1 {
             for (resource, runs) in &order.parts {
-                self.rehearse(resource, runs, &nodes, &mut plan).await?;
+                self.rehearse(resource, runs, &nodes, &wanted, &mut plan).await?;
             }
             if dry_run || !plan.blockers.is_empty() {
                 return Ok(UndoEnd { plan, runs: Vec::new() });
@@ -73,7 +86,7 @@ impl Inner {
             let live = self.start_undo(actor.clone(), &resource, runs).await?;
             made.push(live.run.id);
             if !live.conflicts.is_empty() {
-                plan.blockers.extend(undo::attribute(&live.conflicts, &nodes, &wanted));
+                plan.blockers.extend(explain(live.conflicts, &nodes, &wanted));
                 break;
             }
             if !matches!(live.run.state, State::Done(_)) {
@@ -84,14 +97,25 @@ impl Inner {
     }
 
     /// Everything an agent committed since a time and that still stands.
-    pub(super) fn done_since(&self, agent: &turnback_core::names::AgentName, since: jiff::Timestamp) -> Result<Vec<RunId>, Refusal> {
+    pub(super) fn done_since(
+        &self,
+        agent: &turnback_core::names::AgentName,
+        since: jiff::Timestamp,
+    ) -> Result<Vec<RunId>, Refusal> {
         let filter = RowFilter { agent: Some(agent.clone()), committed_since: Some(since), ..RowFilter::default() };
-        let rows = self.journal.rows(&filter).map_err(Refusal::from)?;
+        let rows = self.journal.rows(&filter)?;
         Ok(rows.into_iter().filter(|r| r.undone_by.is_none() && r.state != "in_doubt").map(|r| r.run).collect())
     }
 
     /// Rolls a diverged run back by itself when that is legal, and alerts when it is not. Says which.
-    pub(super) async fn roll_back(self: &Arc<Self>, id: RunId) -> String {
+    ///
+    /// Boxed, because a rollback is driven by the loop that asks for it.
+    pub(super) fn roll_back(self: &Arc<Self>, id: RunId) -> Pin<Box<dyn Future<Output = String> + Send>> {
+        let inner = Arc::clone(self);
+        Box::pin(async move { inner.rolled_back(id).await })
+    }
+
+    async fn rolled_back(self: &Arc<Self>, id: RunId) -> String {
         let why = match self.undo_runs(Actor::Turnback, vec![id], false).await {
             Ok(end) if end.plan.blockers.is_empty() => match end.runs.first() {
                 Some(by) => match self.load(*by).await {
@@ -109,7 +133,10 @@ impl Inner {
             }
             Err(refusal) => refusal.to_string(),
         };
-        let message = format!("run `{id}` diverged and could not be rolled back: {why}; a person must look: turnback show {}", id.short());
+        let message = format!(
+            "run `{id}` diverged and could not be rolled back: {why}; a person must look: turnback show {}",
+            id.short()
+        );
         tracing::error!(run = %id, "{message}");
         let alert = Body::Alert { run: Some(id), message: message.clone() };
         match self.append(vec![(alert, None)]).await {
@@ -118,7 +145,12 @@ impl Inner {
         }
     }
 
-    async fn start_undo(self: &Arc<Self>, actor: Actor, resource: &ResourceName, runs: Vec<RunId>) -> Result<Live, Refusal> {
+    async fn start_undo(
+        self: &Arc<Self>,
+        actor: Actor,
+        resource: &ResourceName,
+        runs: Vec<RunId>,
+    ) -> Result<Live, Refusal> {
         let bound = self.bound(resource)?;
         let domain = &bound.resource.domain;
         let contract = Contract::undo(
@@ -141,7 +173,14 @@ impl Inner {
     }
 
     /// Stages an undo and throws it away, to say what it would do or what is in the way.
-    async fn rehearse(&self, resource: &ResourceName, runs: &[RunId], nodes: &[Node], plan: &mut UndoPlan) -> Result<(), Refusal> {
+    async fn rehearse(
+        &self,
+        resource: &ResourceName,
+        runs: &[RunId],
+        nodes: &[Node],
+        wanted: &BTreeSet<RunId>,
+        plan: &mut UndoPlan,
+    ) -> Result<(), Refusal> {
         let bound = self.bound(resource)?;
         let wait = self.settings.bounds.lock_wait;
         let hold = tokio::time::timeout(wait, Arc::clone(&bound.lock).lock_owned()).await;
@@ -169,8 +208,7 @@ impl Inner {
                 part.diff = diff;
             }
             Err(UndoRefused::Conflicts(conflicts)) => {
-                let all = runs.iter().copied().collect();
-                plan.blockers.extend(undo::attribute(&conflicts, nodes, &all));
+                plan.blockers.extend(explain(conflicts, nodes, wanted));
             }
             Err(UndoRefused::Refused(refusal)) => return Err(refusal),
         }
@@ -200,7 +238,8 @@ impl Inner {
         for id in wanted {
             let row = self.row_of(*id)?;
             let Some(committed) = row.committed.filter(|_| row.state != "in_doubt" && row.state != "stuck") else {
-                return Err(Refusal::new(Code::NotFound, format!("it is `{}`: there is nothing to undo", row.state)).at(row.run.short()));
+                return Err(Refusal::new(Code::NotFound, format!("it is `{}`: there is nothing to undo", row.state))
+                    .at(row.run.short()));
             };
             if let Some(by) = row.undone_by {
                 return Err(Refusal::new(Code::Exists, format!("it is undone already, by run `{}`", by.short()))
@@ -211,47 +250,46 @@ impl Inner {
             resources.insert(row.resource.clone());
         }
         for resource in resources {
-            let filter = RowFilter { resource: Some(resource), committed_since: Some(since), ..RowFilter::default() };
-            rows.extend(self.journal.rows(&filter).map_err(Refusal::from)?);
+            let on = || RowFilter { resource: Some(resource.clone()), ..RowFilter::default() };
+            for filter in
+                [RowFilter { committed_since: Some(since), ..on() }, RowFilter { read_since: Some(since), ..on() }]
+            {
+                rows.extend(self.journal.rows(&filter)?);
+            }
         }
-        rows.sort_by_key(|row| (row.committed, row.run));
+        rows.sort_by_key(|row| (row.committed.unwrap_or(row.updated), row.run));
         let mut nodes = Vec::with_capacity(rows.len());
         for (order, row) in rows.into_iter().enumerate() {
-            let run = self.load(row.run).await?;
-            let touches = match (run.state.measurement().cloned(), self.bound(&run.contract.resource)) {
-                (Some(measurement), Ok(bound)) => {
-                    let (domain, blobs) = (Arc::clone(&bound.resource.domain), self.stored());
-                    blocking(move || domain.touches(&measurement, &blobs)).await??
-                }
-                _ => Vec::new(),
-            };
-            nodes.push(Node {
-                run: row.run,
-                order: order as u64,
-                resource: run.contract.resource.clone(),
-                touches,
-                live: row.undone_by.is_none(),
-            });
+            nodes.push(self.node(row, order as u64).await?);
         }
         Ok(nodes)
     }
 
-    /// Runs that read, after the first of `wanted`, what `wanted` wrote. Listed, not undone.
-    fn readers(&self, nodes: &[Node], wanted: &BTreeSet<RunId>) -> Result<Vec<Row>, Refusal> {
-        let mut readers = Vec::new();
-        for id in wanted {
-            let row = self.row_of(*id)?;
-            let filter = RowFilter {
-                resource: Some(row.resource.clone()),
-                read_since: row.committed,
-                ..RowFilter::default()
-            };
-            let later = self.journal.rows(&filter).map_err(Refusal::from)?;
-            readers.extend(later.into_iter().filter(|r| undo::reads_touched(&r.reads, *id, nodes)));
-        }
-        readers.sort_by_key(|row| row.run);
-        readers.dedup_by_key(|row| row.run);
-        Ok(readers)
+    async fn node(&self, row: Row, order: u64) -> Result<Node, Refusal> {
+        let run = self.load(row.run).await?;
+        let resource = run.contract.resource.clone();
+        let standing = match (row.committed, row.undone_by) {
+            (None, _) => Standing::NoEffect,
+            (Some(_), Some(by)) => Standing::Undone { by },
+            (Some(_), None) => Standing::Live,
+        };
+        let touches = match (run.state.measurement().cloned(), self.bound(&resource)) {
+            (Some(measurement), Ok(bound)) if standing != Standing::NoEffect => {
+                let (domain, blobs) = (Arc::clone(&bound.resource.domain), self.stored());
+                blocking(move || domain.touches(&measurement, &blobs)).await??
+            }
+            _ => Vec::new(),
+        };
+        Ok(Node {
+            run: row.run,
+            order,
+            resource,
+            kind: run.contract.kind,
+            standing,
+            touches,
+            reads: row.reads,
+            undoes: row.undoes,
+        })
     }
 
     /// Marks a run as undone (`dead`) or as standing again, and with it what it countered: undoing an
@@ -264,8 +302,7 @@ impl Inner {
             let run: Run = self.load(id).await?;
             todo.extend(run.contract.undoes.iter().map(|below| (*below, !dead)));
             let event = if dead { Event::Undone { by } } else { Event::Redone { by } };
-            let step = run::step(run, event.clone(), now)
-                .map_err(|e| Refusal::new(Code::Failed, e.to_string()))?;
+            let step = run::step(run, event.clone(), now).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?;
             live.also(Entry {
                 at: now,
                 body: Body::Run { run: id, event },
@@ -285,6 +322,12 @@ fn part(resource: &ResourceName, runs: &[RunId]) -> UndoPart {
         residue: Vec::new(),
         diff: None,
     }
+}
+
+/// Names the later run behind each conflict, where there is one.
+fn explain(conflicts: Vec<Conflict>, nodes: &[Node], wanted: &BTreeSet<RunId>) -> Vec<Blocker> {
+    let later: Vec<Node> = nodes.iter().filter(|node| !wanted.contains(&node.run)).cloned().collect();
+    undo::attribute(conflicts, &later)
 }
 
 /// Blobs of work that is staged but not stored, before those that are.

@@ -100,8 +100,11 @@ impl Inner {
                         .run
                 }
                 (None, _) => {
-                    return Err(Refusal::new(Code::Failed, format!("record {seq}: run `{id}` does not begin with a proposal"))
-                        .next("turnback verify"));
+                    return Err(Refusal::new(
+                        Code::Failed,
+                        format!("record {seq}: run `{id}` does not begin with a proposal"),
+                    )
+                    .next("turnback verify"));
                 }
             });
         }
@@ -114,7 +117,9 @@ impl Inner {
         let wanted = text.to_owned();
         let rows = blocking(move || journal.find_run(&wanted)).await?.map_err(Refusal::from)?;
         match rows.as_slice() {
-            [] => Err(Refusal::new(Code::NotFound, "no run or approval has that identity").at(text).next("see: turnback runs")),
+            [] => Err(Refusal::new(Code::NotFound, "no run or approval has that identity")
+                .at(text)
+                .next("see: turnback runs")),
             [row] => Ok(row.run),
             many => {
                 let names: Vec<String> = many.iter().map(|r| r.run.to_string()).collect();
