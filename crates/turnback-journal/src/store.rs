@@ -336,7 +336,7 @@ impl Writer {
 
 /// What a fail point does when a test turned it on: `return(error)` fails like a sync, `return` crashes.
 #[cfg(feature = "failpoints")]
-fn struck<T>(how: Option<String>) -> Result<T, JournalError> {
+pub(crate) fn struck<T>(how: Option<String>) -> Result<T, JournalError> {
     match how.as_deref() {
         Some("error") => {
             Err(JournalError::Storage { doing: "writing to the journal", why: "a fail point said so".into() })

@@ -1,7 +1,7 @@
 //! Killed at every boundary, failing where it hurts, on a disk that fills up: nothing acknowledged is
 //! lost, nothing half-written is there. `cargo nextest run -p turnback-journal --features failpoints`.
 
-#![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 mod common;
 
@@ -33,7 +33,9 @@ fn told(output: &Output) -> u64 {
 #[ignore = "only as a child of the tests below"]
 fn append_until_killed() {
     let dir = PathBuf::from(std::env::var("JOURNAL_DIR").unwrap());
-    fail::cfg(std::env::var("JOURNAL_POINT").unwrap(), "5*off->return").unwrap();
+    let point = std::env::var("JOURNAL_POINT").unwrap();
+    let (point, action) = point.split_once('=').unwrap();
+    fail::cfg(point, action).unwrap();
     let journal = open(&dir);
     for n in 0..20 {
         let seqs =
@@ -51,7 +53,7 @@ fn a_kill_at_any_boundary_loses_nothing_acknowledged() {
         [("journal-before-commit", 0), ("journal-after-commit", 2), ("journal-before-checkpoint-file", 0)]
     {
         let dir = tempfile::tempdir().unwrap();
-        let output = child("append_until_killed", dir.path(), point);
+        let output = child("append_until_killed", dir.path(), &format!("{point}=5*off->return"));
         assert_eq!(output.status.signal(), Some(9), "{point}: {output:?}");
         let acknowledged = told(&output) * 2;
         assert!(acknowledged >= 10, "{point}: {acknowledged}");
@@ -64,6 +66,19 @@ fn a_kill_at_any_boundary_loses_nothing_acknowledged() {
         journal.close();
         let report = verify(dir.path(), None, None).unwrap();
         assert_eq!(report.vouched, report.records, "{point}");
+    }
+}
+
+#[test]
+fn a_kill_while_it_is_made_leaves_nothing_in_the_way() {
+    for point in ["journal-before-made", "journal-before-first-checkpoint"] {
+        let dir = tempfile::tempdir().unwrap();
+        let output = child("append_until_killed", dir.path(), &format!("{point}=return"));
+        assert_eq!((output.status.signal(), told(&output)), (Some(9), 0), "{point}: {output:?}");
+        let journal = open(dir.path());
+        assert_eq!(journal.append_wait(batch(1)).unwrap(), [0], "{point}");
+        journal.close();
+        assert_eq!(verify(dir.path(), None, None).unwrap().vouched, 1, "{point}");
     }
 }
 

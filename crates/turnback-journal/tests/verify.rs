@@ -1,6 +1,6 @@
 //! Whatever is altered, dropped, reordered or cut is found, and named.
 
-#![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 mod common;
 
@@ -9,6 +9,9 @@ use std::path::Path;
 use common::{batch, copy, filled, open, tamper};
 use proptest::prelude::*;
 use turnback_journal::{Misfit, VerifyError, verify};
+
+/// Sequence number, record and payload as they are stored.
+type Stored = (i64, Vec<u8>, Vec<u8>);
 
 fn misfit(dir: &Path, older: Option<&str>) -> Misfit {
     match verify(dir, older, None) {
@@ -230,7 +233,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         filled(dir.path(), 6);
         let path = dir.path().join("journal.db");
-        let read = || -> rusqlite::Result<Vec<(i64, Vec<u8>, Vec<u8>)>> {
+        let read = || -> rusqlite::Result<Vec<Stored>> {
             let c = rusqlite::Connection::open(&path)?;
             let mut all = c.prepare("SELECT l.seq, l.body, p.body FROM leaves l JOIN payloads p USING (seq) ORDER BY l.seq")?;
             all.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
