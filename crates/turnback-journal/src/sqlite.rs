@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use fail::fail_point;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use tlog_tiles::{Hash, stored_hash_count, stored_hash_index};
@@ -238,8 +239,10 @@ fn create(connection: &Connection, dir: &Path, key: &LogKey) -> Result<(), Journ
     tx.pragma_update(None, "user_version", FORMAT).map_err(&failed)?;
     tx.execute("INSERT INTO journal VALUES ('origin', ?1)", [key.origin()]).map_err(&failed)?;
     insert_checkpoint(&tx, 0, &note)?;
+    fail_point!("journal-before-made", crate::store::struck);
     tx.commit().map_err(&failed)?;
     fold_wal(connection, true)?;
+    fail_point!("journal-before-first-checkpoint", crate::store::struck);
     // Last: from here on a missing journal is a lost journal.
     save_checkpoint(dir, &note)
 }

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use turnback_core::text::visible;
+
 use crate::error::{JournalError, storage};
 
 pub(crate) fn database(dir: &Path) -> PathBuf {
@@ -60,6 +62,10 @@ pub(crate) fn hold(dir: &Path) -> Result<Lock, JournalError> {
     for inner in ["vault", "vault/blobs", "vault/slots"] {
         make_private(&dir.join(inner))?;
     }
+    // Also what was there: a crash may have come between making a directory and syncing its name.
+    for made in [dir, &dir.join("vault")] {
+        sync_dir(made).map_err(storage("syncing the state directory"))?;
+    }
     for file in ["journal.db", "journal.db-wal", "journal.db-shm", "log.key", "checkpoint"] {
         refuse_shared(&dir.join(file))?;
     }
@@ -86,7 +92,7 @@ fn lock(dir: &Path) -> Result<Lock, JournalError> {
             let _ = (&mut file).take(20).read_to_string(&mut pid);
             let pid = pid.trim();
             let pid = if !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()) { pid } else { "unknown" };
-            return Err(JournalError::Locked { dir: dir.display().to_string(), pid: pid.to_owned() });
+            return Err(JournalError::Locked { dir: visible(&dir.display().to_string()), pid: pid.to_owned() });
         }
         Err(e) => return Err(failed(e.into())),
     }
@@ -102,10 +108,8 @@ pub(crate) fn make_private(dir: &Path) -> Result<(), JournalError> {
     let failed = storage("making a state directory");
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => {
-            if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-                sync_dir(parent).map_err(failed)?;
-            }
-            return Ok(());
+            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return sync_dir(parent).map_err(failed);
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => {

@@ -307,10 +307,10 @@ impl Writer {
                 Job::Checkpoint { .. } => Vec::new(),
             });
         }
-        fail_point!("journal-before-commit", |_| crate::crash());
+        fail_point!("journal-before-commit", struck);
         // The commit point: when this returns, the log file is synced and the group is durable.
         connection.execute_batch("COMMIT").map_err(&failed)?;
-        fail_point!("journal-after-commit", |_| crate::crash());
+        fail_point!("journal-after-commit", struck);
         Ok(seqs)
     }
 
@@ -328,8 +328,19 @@ impl Writer {
         let note = self.opened.key.sign(size, self.opened.tree.root()?)?;
         // The row first: the file must never vouch for more than is durable.
         sqlite::insert_checkpoint(connection, size, &note)?;
-        fail_point!("journal-before-checkpoint-file", |_| crate::crash());
+        fail_point!("journal-before-checkpoint-file", struck);
         sqlite::save_checkpoint(&self.dir, &note)?;
         Ok(note)
+    }
+}
+
+/// What a fail point does when a test turned it on: `return(error)` fails like a sync, `return` crashes.
+#[cfg(feature = "failpoints")]
+pub(crate) fn struck<T>(how: Option<String>) -> Result<T, JournalError> {
+    match how.as_deref() {
+        Some("error") => {
+            Err(JournalError::Storage { doing: "writing to the journal", why: "a fail point said so".into() })
+        }
+        _ => crate::crash(),
     }
 }

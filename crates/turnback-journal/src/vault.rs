@@ -108,6 +108,6 @@ pub(crate) fn store(dir: &Path, hash: &Sha256, bytes: &[u8]) -> Result<(), Failu
             return Err(e);
         }
     }
-    // Also for one that was there: whoever put it there may have died before this line.
-    state::sync_dir(folder).map_err(unsynced)
+    // Also for a file and a folder that were there: whoever made them may not have come to this line yet.
+    state::sync_dir(folder).and_then(|()| state::sync_dir(&state::blobs(dir))).map_err(unsynced)
 }

@@ -150,6 +150,9 @@ struct Checkpoints {
     roots: BTreeMap<u64, Vec<(Hash, &'static str)>>,
     count: u64,
     older: Option<u64>,
+    /// Whether the checkpoint saved beside the journal is among the stored ones, as it always is unless
+    /// somebody took it out or restored an older journal. Looked at last: missing records tell more.
+    saved_is_stored: bool,
 }
 
 impl Checkpoints {
@@ -159,14 +162,15 @@ impl Checkpoints {
         saved: Option<&str>,
         older: Option<&str>,
     ) -> Result<Self, VerifyError> {
-        let mut all = Self { roots: BTreeMap::new(), count: 0, older: None };
+        let mut all = Self { roots: BTreeMap::new(), count: 0, older: None, saved_is_stored: false };
         if let Some(older) = older {
             all.older = Some(all.add(older, "the older checkpoint", verifier)?);
         }
-        match saved {
+        let saved = match saved {
             Some(saved) => all.add(saved, "the checkpoint saved beside the journal", verifier)?,
             None => return misfit(None, "the checkpoint saved beside the journal is missing"),
         };
+        let mut found = false;
         let mut statement =
             connection.prepare("SELECT size, note FROM checkpoints ORDER BY size").map_err(unreadable(None))?;
         let mut rows = statement.query([]).map_err(unreadable(None))?;
@@ -177,10 +181,9 @@ impl Checkpoints {
                 return misfit(None, format!("the stored checkpoint of size {size} is of another size"));
             }
             all.count += 1;
+            found |= size.unsigned_abs() == saved;
         }
-        if all.count == 0 {
-            return misfit(None, "the stored checkpoints are gone");
-        }
+        all.saved_is_stored = found;
         Ok(all)
     }
 
@@ -302,6 +305,15 @@ impl<'c> Walk<'c> {
              WHERE l.run IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.run = l.run)",
         )? {
             return misfit(seq.unsigned_abs(), "the run it names is missing in the list of runs");
+        }
+        if !self.checkpoints.saved_is_stored {
+            return misfit(None, "the checkpoint saved beside the journal is not among the stored ones");
+        }
+        // Queries go through indexes, so these must tell the same as the tables.
+        let sound: String =
+            connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(unreadable(None))?;
+        if sound != "ok" {
+            return misfit(None, format!("the journal's tables are damaged: {}", turnback_core::text::visible(&sound)));
         }
         if count("SELECT count(*) FROM journal WHERE key = 'origin' AND value <> ''")? != Some(1) {
             return misfit(None, "the journal's name is gone");

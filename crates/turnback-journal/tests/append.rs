@@ -145,7 +145,7 @@ fn blobs_come_back_or_are_told_lost() {
     let file = dir.path().join(format!("vault/blobs/{}/{l}", &l.to_string()[..2]));
     assert_eq!(std::fs::metadata(&file).unwrap().len(), large.len() as u64);
 
-    let lost = |hash| blobs.get(hash).unwrap_err();
+    let lost = |hash: &Sha256| blobs.get(hash).unwrap_err();
     assert_eq!(lost(&Sha256::of(b"never stored")).code, Code::SnapshotLost);
     std::fs::write(&file, b"altered").unwrap();
     assert!(lost(&l).message.contains("altered"));
@@ -325,7 +325,11 @@ fn refused_after(n: u128, harm: impl FnOnce(&std::path::Path)) -> String {
 #[test]
 fn a_damaged_or_foreign_state_directory_is_refused() {
     let remove = |name: &'static str| move |dir: &std::path::Path| std::fs::remove_file(dir.join(name)).unwrap();
-    let sql = |sql: &'static str| move |dir: &std::path::Path| drop(tamper(dir, sql));
+    let sql = |sql: &'static str| {
+        move |dir: &std::path::Path| {
+            let _ = tamper(dir, sql);
+        }
+    };
     assert!(refused_after(3, remove("journal.db")).contains("missing or empty"));
     assert!(refused_after(3, remove("log.key")).contains("own key"));
     assert!(refused_after(3, remove("checkpoint")).contains("nothing vouches"));
@@ -334,8 +338,7 @@ fn a_damaged_or_foreign_state_directory_is_refused() {
     assert!(refused_after(3, junk).contains("not an SQLite database"));
     assert!(refused_after(3, sql("PRAGMA user_version = 2")).contains("format 2"));
     assert!(refused_after(3, sql("PRAGMA application_id = 9")).contains("no journal"));
-    assert!(refused_after(3, sql("DELETE FROM leaves WHERE seq = 2")).contains("do not fit") == false);
-    assert!(refused_after(3, sql("UPDATE leaves SET body = x'7b7d' WHERE seq = 2")).contains("last record, 2"));
+    assert!(refused_after(3, sql("DELETE FROM leaves WHERE seq = 2")).contains("its tree does not have their hashes"));
     assert!(refused_after(3, sql("UPDATE hashes SET hash = zeroblob(32) WHERE idx = 2")).contains("differs from"));
     assert!(refused_after(3, sql("UPDATE journal SET value = 'turnback/0'")).contains("not the journal of"));
     let other_key = |dir: &std::path::Path| {

@@ -14,15 +14,15 @@ use turnback_core::run::Event;
 use turnback_journal::{Batch, Entry, Journal, Options, Projection};
 use uuid::Uuid;
 
-pub fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
 
-pub fn run(n: u128) -> RunId {
+pub(crate) fn run(n: u128) -> RunId {
     RunId::new(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 | n))
 }
 
-pub fn row(n: u128) -> Row {
+pub(crate) fn row(n: u128) -> Row {
     Row {
         run: run(n),
         proposed: at(0),
@@ -47,7 +47,7 @@ pub fn row(n: u128) -> Row {
 }
 
 /// One entry about run `n`, with its row.
-pub fn entry(n: u128, why: &str) -> Entry {
+pub(crate) fn entry(n: u128, why: &str) -> Entry {
     Entry {
         at: at(1),
         body: Body::Run { run: run(n), event: Event::Abandoned { why: why.into() } },
@@ -55,16 +55,16 @@ pub fn entry(n: u128, why: &str) -> Entry {
     }
 }
 
-pub fn batch(n: u128) -> Batch {
+pub(crate) fn batch(n: u128) -> Batch {
     Batch { entries: vec![entry(n, &format!("because of {n}"))], blobs: vec![] }
 }
 
-pub fn open(dir: &Path) -> Journal {
+pub(crate) fn open(dir: &Path) -> Journal {
     Journal::open(dir, Options::default()).unwrap().journal
 }
 
 /// A closed journal of `n` records, and its last checkpoint.
-pub fn filled(dir: &Path, n: u128) -> String {
+pub(crate) fn filled(dir: &Path, n: u128) -> String {
     let journal = open(dir);
     for i in 0..n {
         journal.append_wait(batch(i)).unwrap();
@@ -75,7 +75,7 @@ pub fn filled(dir: &Path, n: u128) -> String {
 }
 
 /// The tables, for somebody who should not be in there.
-pub fn tamper(dir: &Path, sql: &str) -> usize {
+pub(crate) fn tamper(dir: &Path, sql: &str) -> usize {
     let c = Connection::open(dir.join("journal.db")).unwrap();
     let changed = c.execute(sql, []).unwrap();
     c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
@@ -83,6 +83,6 @@ pub fn tamper(dir: &Path, sql: &str) -> usize {
 }
 
 /// Copies a state directory as an operator would.
-pub fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     assert!(std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }
