@@ -82,7 +82,7 @@ pub(crate) fn agent() -> Agent {
 pub(crate) fn blast(deleted: u64) -> Blast {
     Blast {
         rows: BTreeMap::from([("customers".to_owned(), Rows { deleted, ..Rows::default() })]),
-        bytes: 10 * deleted,
+        bytes: deleted,
         ..Blast::default()
     }
 }

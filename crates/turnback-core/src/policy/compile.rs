@@ -45,8 +45,9 @@ pub(super) struct Checked<'a> {
     pub(super) parsed: Vec<Parsed<'a>>,
     pub(super) schema: Schema,
     pub(super) schema_text: String,
-    /// Indexes of policies whose scope no registered tool can meet, with Cedar's words.
-    pub(super) dead: Vec<(usize, String)>,
+    /// Indexes of policies whose scope no registered tool can meet.
+    pub(super) dead: Vec<usize>,
+    /// Cedar's own warnings: index, offset in the policy, words.
     pub(super) warnings: Vec<(usize, usize, String)>,
     pub(super) errors: Vec<PolicyError>,
 }
@@ -130,7 +131,7 @@ pub(super) fn check<'a>(sources: &'a [Source], registry: &[Tool]) -> Result<Chec
                 // A rule about tools that are not here yet is no mistake: it can never match, and it
                 // starts to count, validated again, when such a tool is registered.
                 if matches!(error, ValidationError::InvalidActionApplication(_)) {
-                    dead.push((i, error.to_string()));
+                    dead.push(i);
                     continue;
                 }
                 let details = DetailedError::from(error);

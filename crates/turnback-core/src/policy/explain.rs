@@ -76,6 +76,7 @@ mod tests {
             .next("ask anna")
             .oblige(Obligation::Approvers { names: vec!["anna".into()] });
         let after = Decision::combine(Phase::After, policy, vec![review]);
+        let pad = " ".repeat(28);
         let text = explain(&before, Some(&after));
         assert_eq!(
             text,
@@ -83,7 +84,7 @@ mod tests {
                 "A person decides: authorization says schema changes need<U+000A>a person.\n\
                  next: ask anna\n\nbefore staging: allow\n  ownership  allow      owned by anna\n\n\
                  on the measured effect: review\n  authorization  review     schema changes need<U+000A>a person\n\
-                 \x20                            rule ddl\n                             only anna may approve\n\n\
+                 {pad}rule ddl\n{pad}only anna may approve\n\n\
                  policy {policy}\n"
             )
         );
