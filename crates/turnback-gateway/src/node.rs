@@ -4,6 +4,7 @@
 //! every command that needs a runtime gets it here.
 
 use std::future::Future;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use turnback_core::names::ResourceName;
 use turnback_core::policy::{Policy, PolicyError, Source};
 use turnback_core::refusal::{Code, Refusal};
-use turnback_core::tool::Tool;
+use turnback_core::tool::{Kind, Tool};
 use turnback_effects::{Bounds, registry};
 
 use crate::config::Config;
@@ -92,6 +93,15 @@ pub fn slots(config: &Config, name: &ResourceName) -> PathBuf {
     own.unwrap_or_else(|| turnback_journal::slots_dir(&config.state)).join(name.as_str())
 }
 
+/// Makes a directory and what is missing above it, for nobody but this user.
+fn make_private(directory: &Path) -> Result<(), Refusal> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|e| refused(&directory.display().to_string(), e))
+}
+
 /// Opens every resource and compiles the policy.
 ///
 /// # Errors
@@ -100,6 +110,9 @@ pub fn settings(config: &Config, url: String, clock: Clock) -> Result<Settings, 
     let mut resources = Vec::with_capacity(config.resources.len());
     for (name, resource) in &config.resources {
         let slots = slots(config, name);
+        if resource.kind == Kind::Files {
+            make_private(&slots)?;
+        }
         let domain = registry::open(resource.kind, &resource.place, &slots)?;
         resources.push(Resource {
             name: name.clone(),
