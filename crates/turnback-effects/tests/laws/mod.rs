@@ -27,10 +27,10 @@ use turnback_effects::{Artifacts, Bounds, Domain, Reading, Staged, UndoRefused, 
 use uuid::Uuid;
 
 /// What an outsider sees of a resource: place to everything that matters about it.
-pub type Look = BTreeMap<String, String>;
+pub(crate) type Look = BTreeMap<String, String>;
 
 /// A resource under test.
-pub trait World {
+pub(crate) trait World {
     /// A fresh instance of the domain on the same resource, as after a restart.
     fn open(&self) -> Box<dyn Domain>;
     /// The resource, seen without the domain.
@@ -41,37 +41,37 @@ pub trait World {
 
 /// One call of a tool.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(crate) struct Call {
     /// The domain's own tool name.
-    pub tool: &'static str,
+    pub(crate) tool: &'static str,
     /// Its arguments.
-    pub arguments: Value,
+    pub(crate) arguments: Value,
 }
 
 /// A call of `tool`.
-pub fn call(tool: &'static str, arguments: Value) -> Call {
+pub(crate) fn call(tool: &'static str, arguments: Value) -> Call {
     Call { tool, arguments }
 }
 
 /// A run identity nobody else in this process has. They are ordered like the calls that made them.
-pub fn new_run() -> RunId {
+pub(crate) fn new_run() -> RunId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let next = u128::from(NEXT.fetch_add(1, Ordering::Relaxed));
     RunId::new(Uuid::from_u128((0x0192_0000_0000_7000_8000 << 48) | next))
 }
 
 /// A moment after every Unix epoch and before every deadline that matters here.
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
 /// The blobs a gateway would have stored.
 #[derive(Default)]
-pub struct Blobs(Mutex<BTreeMap<Sha256, Vec<u8>>>);
+pub(crate) struct Blobs(Mutex<BTreeMap<Sha256, Vec<u8>>>);
 
 impl Blobs {
     /// Stores what a staging brought.
-    pub fn keep(&self, staged: &Staged) {
+    pub(crate) fn keep(&self, staged: &Staged) {
         let mut blobs = self.0.lock().unwrap();
         for artifact in &staged.artifacts {
             assert_eq!(artifact.hash, Sha256::of(&artifact.bytes), "an artifact is named by its content");
@@ -80,7 +80,7 @@ impl Blobs {
     }
 
     /// Loses every blob, as a vault that was wiped.
-    pub fn lose_all(&self) {
+    pub(crate) fn lose_all(&self) {
         self.0.lock().unwrap().clear();
     }
 }
@@ -96,7 +96,7 @@ impl Artifacts for Blobs {
 ///
 /// # Errors
 /// What the domain's `aim` refuses.
-pub fn contract(domain: &dyn Domain, call: &Call) -> Result<Contract, Refusal> {
+pub(crate) fn contract(domain: &dyn Domain, call: &Call) -> Result<Contract, Refusal> {
     let resource = ResourceName::new("subject").unwrap();
     let environment = EnvironmentName::new("test").unwrap();
     let specs = domain.tools();
@@ -111,7 +111,7 @@ pub fn contract(domain: &dyn Domain, call: &Call) -> Result<Contract, Refusal> {
 ///
 /// # Errors
 /// What the domain refuses.
-pub fn read(domain: &dyn Domain, call: &Call) -> Result<Reading, Refusal> {
+pub(crate) fn read(domain: &dyn Domain, call: &Call) -> Result<Reading, Refusal> {
     domain.read(&contract(domain, call)?, &Bounds::default())
 }
 
@@ -119,24 +119,24 @@ pub fn read(domain: &dyn Domain, call: &Call) -> Result<Reading, Refusal> {
 ///
 /// # Errors
 /// What the domain refuses.
-pub fn stage(domain: &dyn Domain, run: RunId, call: &Call) -> Result<Staged, Refusal> {
+pub(crate) fn stage(domain: &dyn Domain, run: RunId, call: &Call) -> Result<Staged, Refusal> {
     domain.stage(run, &contract(domain, call)?, &Bounds::default())
 }
 
 /// A decision that allows, as gates would make it.
-pub fn allows(phase: Phase) -> Decision {
+pub(crate) fn allows(phase: Phase) -> Decision {
     Decision::combine(phase, Sha256::of(b"policy"), vec![Verdict::new("test", Ruling::Allow, "the test allows it")])
 }
 
 /// The permit for exactly this staged work.
-pub fn permit(run: RunId, staged: &Staged) -> Permit {
+pub(crate) fn permit(run: RunId, staged: &Staged) -> Permit {
     let action = turnback_core::digest::ActionDigest(Sha256::of(b"action"));
     let (before, after) = (allows(Phase::Before), allows(Phase::After));
     Permit::mint(run, action, &staged.effect, &before, &after, None, Match::default(), now()).unwrap()
 }
 
 /// Commits staged work through the one door; says which steps were reported.
-pub fn perform(run: RunId, staged: Staged) -> (Outcome, Vec<String>) {
+pub(crate) fn perform(run: RunId, staged: Staged) -> (Outcome, Vec<String>) {
     let mut steps = Vec::new();
     let permit = permit(run, &staged);
     let outcome = commit(permit, staged, now(), &mut |step| steps.push(step.to_owned()));
@@ -144,7 +144,7 @@ pub fn perform(run: RunId, staged: Staged) -> (Outcome, Vec<String>) {
 }
 
 /// Stages and commits a call that must succeed, keeping its blobs.
-pub fn done(domain: &dyn Domain, blobs: &Blobs, call: &Call) -> Undone {
+pub(crate) fn done(domain: &dyn Domain, blobs: &Blobs, call: &Call) -> Undone {
     try_done(domain, blobs, call).unwrap_or_else(|refusal| panic!("{call:?} was refused: {refusal}"))
 }
 
@@ -152,7 +152,7 @@ pub fn done(domain: &dyn Domain, blobs: &Blobs, call: &Call) -> Undone {
 ///
 /// # Errors
 /// What staging or the commit refuses.
-pub fn try_done(domain: &dyn Domain, blobs: &Blobs, call: &Call) -> Result<Undone, Refusal> {
+pub(crate) fn try_done(domain: &dyn Domain, blobs: &Blobs, call: &Call) -> Result<Undone, Refusal> {
     let run = new_run();
     let staged = stage(domain, run, call)?;
     blobs.keep(&staged);
@@ -168,13 +168,18 @@ pub fn try_done(domain: &dyn Domain, blobs: &Blobs, call: &Call) -> Result<Undon
 ///
 /// # Errors
 /// What the domain refuses.
-pub fn stage_undo(domain: &dyn Domain, blobs: &Blobs, run: RunId, undone: &[Undone]) -> Result<Staged, UndoRefused> {
+pub(crate) fn stage_undo(
+    domain: &dyn Domain,
+    blobs: &Blobs,
+    run: RunId,
+    undone: &[Undone],
+) -> Result<Staged, UndoRefused> {
     let latest_first: Vec<Undone> = undone.iter().rev().cloned().collect();
     domain.undo(run, &latest_first, blobs, &Bounds::default())
 }
 
 /// Undoes `undone` (in the order they were done), which must succeed.
-pub fn undo(domain: &dyn Domain, blobs: &Blobs, undone: &[Undone]) -> Undone {
+pub(crate) fn undo(domain: &dyn Domain, blobs: &Blobs, undone: &[Undone]) -> Undone {
     let run = new_run();
     let staged = match stage_undo(domain, blobs, run, undone) {
         Ok(staged) => staged,
@@ -189,7 +194,7 @@ pub fn undo(domain: &dyn Domain, blobs: &Blobs, undone: &[Undone]) -> Undone {
 }
 
 /// The conflicts an undo must be refused with.
-pub fn conflicts(domain: &dyn Domain, blobs: &Blobs, undone: &[Undone]) -> Vec<Conflict> {
+pub(crate) fn conflicts(domain: &dyn Domain, blobs: &Blobs, undone: &[Undone]) -> Vec<Conflict> {
     match stage_undo(domain, blobs, new_run(), undone) {
         Err(UndoRefused::Conflicts(conflicts)) => {
             assert!(!conflicts.is_empty(), "a refusal names at least one conflict");
@@ -209,7 +214,7 @@ fn assert_settled(domain: &dyn Domain, blobs: &Blobs, run: RunId, measurement: &
 
 /// Two looks, with only what differs in the message.
 #[track_caller]
-pub fn assert_same(found: &Look, expected: &Look, what: &str) {
+pub(crate) fn assert_same(found: &Look, expected: &Look, what: &str) {
     let mut wrong = Vec::new();
     for place in expected.keys().chain(found.keys().filter(|k| !expected.contains_key(*k))) {
         if found.get(place) != expected.get(place) {
@@ -220,7 +225,7 @@ pub fn assert_same(found: &Look, expected: &Look, what: &str) {
 }
 
 /// Law: staging shows nobody anything, and dropping what was staged leaves nothing.
-pub fn staging_is_invisible(world: &dyn World, call: &Call) {
+pub(crate) fn staging_is_invisible(world: &dyn World, call: &Call) {
     let domain = world.open();
     let (before, kept) = (world.look(), world.kept());
     let staged = stage(domain.as_ref(), new_run(), call).unwrap();
@@ -231,7 +236,7 @@ pub fn staging_is_invisible(world: &dyn World, call: &Call) {
 }
 
 /// Law: staging the same call twice names the same effect, under whatever run.
-pub fn staging_twice_is_the_same(world: &dyn World, call: &Call) {
+pub(crate) fn staging_twice_is_the_same(world: &dyn World, call: &Call) {
     let domain = world.open();
     let first = stage(domain.as_ref(), new_run(), call).unwrap().effect;
     let second = stage(world.open().as_ref(), new_run(), call).unwrap().effect;
@@ -243,7 +248,7 @@ pub fn staging_twice_is_the_same(world: &dyn World, call: &Call) {
 }
 
 /// Law: the commit does what was staged, the plan earns its level, and every account of it agrees.
-pub fn commit_is_what_was_staged(world: &dyn World, blobs: &Blobs, call: &Call) -> Undone {
+pub(crate) fn commit_is_what_was_staged(world: &dyn World, blobs: &Blobs, call: &Call) -> Undone {
     let domain = world.open();
     let before = world.look();
     let run = new_run();
@@ -272,7 +277,7 @@ pub fn commit_is_what_was_staged(world: &dyn World, blobs: &Blobs, call: &Call) 
 }
 
 /// Law: undo restores the footprint; undoing the undo brings the effect back; undoing that restores again.
-pub fn undo_restores(world: &dyn World, blobs: &Blobs, calls: &[Call]) {
+pub(crate) fn undo_restores(world: &dyn World, blobs: &Blobs, calls: &[Call]) {
     let before = world.look();
     let domain = world.open();
     let runs: Vec<Undone> = calls.iter().map(|c| done(domain.as_ref(), blobs, c)).collect();
@@ -286,7 +291,13 @@ pub fn undo_restores(world: &dyn World, blobs: &Blobs, calls: &[Call]) {
 }
 
 /// Law: when the world moved since, undo refuses, names the place, and changes nothing.
-pub fn undo_refuses_when_moved(world: &dyn World, blobs: &Blobs, calls: &[Call], meddle: &dyn Fn(), place: &str) {
+pub(crate) fn undo_refuses_when_moved(
+    world: &dyn World,
+    blobs: &Blobs,
+    calls: &[Call],
+    meddle: &dyn Fn(),
+    place: &str,
+) {
     let domain = world.open();
     let runs: Vec<Undone> = calls.iter().map(|c| done(domain.as_ref(), blobs, c)).collect();
     meddle();
@@ -298,7 +309,7 @@ pub fn undo_refuses_when_moved(world: &dyn World, blobs: &Blobs, calls: &[Call],
 }
 
 /// Law: when the world moves between staging and commit, the commit fails and changes nothing.
-pub fn commit_refuses_when_moved(world: &dyn World, call: &Call, meddle: &dyn Fn()) -> Refusal {
+pub(crate) fn commit_refuses_when_moved(world: &dyn World, call: &Call, meddle: &dyn Fn()) -> Refusal {
     let domain = world.open();
     let run = new_run();
     let kept = world.kept();
@@ -315,7 +326,7 @@ pub fn commit_refuses_when_moved(world: &dyn World, call: &Call, meddle: &dyn Fn
 }
 
 /// Law: an expired permit commits nothing and leaves nothing.
-pub fn late_permit_commits_nothing(world: &dyn World, call: &Call) {
+pub(crate) fn late_permit_commits_nothing(world: &dyn World, call: &Call) {
     let domain = world.open();
     let (before, kept) = (world.look(), world.kept());
     let run = new_run();
@@ -332,7 +343,7 @@ pub fn late_permit_commits_nothing(world: &dyn World, call: &Call) {
 
 /// Law: the node stopped after the intent and before the commit; a fresh instance finds nothing done,
 /// and sweeping removes what was staged.
-pub fn crash_before_commit(world: &dyn World, call: &Call) {
+pub(crate) fn crash_before_commit(world: &dyn World, call: &Call) {
     let (before, kept) = (world.look(), world.kept());
     let run = new_run();
     let staged = stage(world.open().as_ref(), run, call).unwrap();
@@ -350,7 +361,7 @@ pub fn crash_before_commit(world: &dyn World, call: &Call) {
 /// finishes it, and the end is what the commit would have made.
 ///
 /// `prepare` makes the world ready and stages; it is called once for each step to stop at.
-pub fn crash_at_every_step(mut prepare: impl FnMut() -> (Box<dyn World>, Blobs, RunId, Staged)) {
+pub(crate) fn crash_at_every_step(mut prepare: impl FnMut() -> (Box<dyn World>, Blobs, RunId, Staged)) {
     let mut stop_at = 1;
     loop {
         let (world, blobs, run, staged) = prepare();
