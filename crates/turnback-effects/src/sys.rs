@@ -51,6 +51,8 @@ pub(crate) struct Stat {
     pub(crate) dev: (u32, u32),
     pub(crate) mount: u64,
     pub(crate) ino: u64,
+    /// When the inode was made; zero where the file system does not say.
+    pub(crate) born: (i64, u32),
     pub(crate) nlink: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -66,6 +68,12 @@ impl Stat {
     /// Permission bits, setuid, setgid and sticky included.
     pub(crate) const fn mode(&self) -> u32 {
         self.raw_mode & 0o7777
+    }
+
+    /// Which object this is, whatever its name and content. Inode numbers are given out again at once,
+    /// so the moment the inode was made belongs to it.
+    pub(crate) fn id(&self) -> String {
+        format!("{}@{}.{:09}", self.ino, self.born.0, self.born.1)
     }
 }
 
@@ -84,6 +92,7 @@ impl From<Statx> for Stat {
             dev: (x.stx_dev_major, x.stx_dev_minor),
             mount: x.stx_mnt_id,
             ino: x.stx_ino,
+            born: (x.stx_btime.tv_sec, x.stx_btime.tv_nsec),
             nlink: x.stx_nlink,
             uid: x.stx_uid,
             gid: x.stx_gid,
@@ -103,7 +112,7 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_XDEV);
 
 fn statx(dir: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Sys<Stat> {
-    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
     rustix::fs::statx(dir, name, flags | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, wanted).map(Stat::from)
 }
 
@@ -125,7 +134,8 @@ pub(crate) fn open_root(path: &Path) -> Sys<OwnedFd> {
 /// Opens the directory `path` beneath `dir`; the empty path is `dir` itself. Upholds `BENEATH`.
 pub(crate) fn open_dir(dir: &OwnedFd, path: &Path) -> Sys<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Without NOFOLLOW: with it a link at the end is called `not a directory` instead of a link.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     retry(|| rustix::fs::openat2(dir, path, flags, Mode::empty(), BENEATH))
 }
 
@@ -248,12 +258,12 @@ pub(crate) fn set_owner(fd: &OwnedFd, uid: u32, gid: u32) -> Sys<()> {
     rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
 }
 
-/// Sets the permission bits of `name` in `dir`, which must be the object `ino`. Works on objects that
+/// Sets the permission bits of `name` in `dir`, which must be the object `id`. Works on objects that
 /// cannot be opened, because a held descriptor is changed through its own entry in `/proc`.
-pub(crate) fn set_mode_at(dir: &OwnedFd, name: &OsStr, ino: u64, mode: u32) -> Sys<()> {
+pub(crate) fn set_mode_at(dir: &OwnedFd, name: &OsStr, id: &str, mode: u32) -> Sys<()> {
     let held = hold(dir, name)?;
     let found = stat(&held)?;
-    if found.ino != ino || found.kind == FileKind::Link {
+    if found.id() != id || found.kind == FileKind::Link {
         return Err(Errno::STALE);
     }
     let path = format!("/proc/self/fd/{}", held.as_raw_fd());
@@ -273,7 +283,7 @@ pub(crate) fn xattrs(fd: &OwnedFd) -> Sys<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut list = Vec::new();
     // Both calls can meet a list that grew since its size was asked: ask again.
     let names = loop {
-        let size = match rustix::fs::flistxattr(fd, &mut [0_u8; 0][..]) {
+        let size = match rustix::fs::flistxattr_query(fd) {
             Ok(size) => size,
             Err(Errno::NOTSUP) => return Ok(Vec::new()),
             Err(e) => return Err(e),
@@ -290,7 +300,7 @@ pub(crate) fn xattrs(fd: &OwnedFd) -> Sys<Vec<(Vec<u8>, Vec<u8>)>> {
     };
     for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
         loop {
-            let size = rustix::fs::fgetxattr(fd, OsStr::from_bytes(name), &mut [0_u8; 0][..])?;
+            let size = rustix::fs::fgetxattr_query(fd, OsStr::from_bytes(name))?;
             let mut value = vec![0; size];
             match rustix::fs::fgetxattr(fd, OsStr::from_bytes(name), value.as_mut_slice()) {
                 Ok(size) => {
@@ -336,8 +346,8 @@ pub(crate) fn remove_tree(dir: &OwnedFd, name: &OsStr) -> Sys<()> {
     }
     let inside = match open_dir(dir, Path::new(name)) {
         Err(Errno::ACCESS) => {
-            let ino = stat_at(dir, name)?.ino;
-            set_mode_at(dir, name, ino, 0o700)?;
+            let id = stat_at(dir, name)?.id();
+            set_mode_at(dir, name, &id, 0o700)?;
             open_dir(dir, Path::new(name))?
         }
         other => other?,

@@ -253,7 +253,7 @@ fn light(stat: &Stat) -> Object {
     let nothing = Sha256::from_bytes([0; 32]);
     Object {
         kind: stat.kind,
-        ino: stat.ino,
+        id: stat.id(),
         mode: stat.mode(),
         uid: stat.uid,
         gid: stat.gid,
@@ -348,6 +348,8 @@ fn plain_line(s: &Stat, line: &mut Vec<u8>) {
         line.extend_from_slice(&n.to_be_bytes());
     }
     line.extend_from_slice(&s.ino.to_be_bytes());
+    line.extend_from_slice(&s.born.0.to_be_bytes());
+    line.extend_from_slice(&s.born.1.to_be_bytes());
     // Size and mtime of a directory change with the names in it, which the manifest has anyway.
     let (size, mtime) = if s.kind == FileKind::Directory { (0, (0, 0)) } else { (s.size, s.mtime) };
     line.extend_from_slice(&size.to_be_bytes());

@@ -13,8 +13,8 @@ use crate::sys::FileKind;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Object {
     pub(crate) kind: FileKind,
-    #[serde(with = "number_as_text")]
-    pub(crate) ino: u64,
+    /// Inode and its time of birth.
+    pub(crate) id: String,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -35,19 +35,6 @@ pub(crate) struct Object {
     pub(crate) shared: u64,
 }
 
-mod number_as_text {
-    //! Inode numbers may exceed what JSON numbers carry exactly.
-    use serde::{Deserialize as _, Deserializer, Serializer, de};
-
-    pub(super) fn serialize<S: Serializer>(n: &u64, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(n)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
-    }
-}
-
 /// How closely two looks at one object must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closely {
@@ -65,7 +52,7 @@ impl Object {
         if self.kind != found.kind {
             return Some(format!("is a {} now", found.kind.word()));
         }
-        if self.ino != found.ino {
+        if self.id != found.id {
             return Some(format!("was replaced by another {}", found.kind.word()));
         }
         if self.mode != found.mode {

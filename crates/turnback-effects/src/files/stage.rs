@@ -224,14 +224,16 @@ impl Stage<'_> {
             return Err(Refusal::new(Code::Failed, "the staged content reads back differently").at(&place));
         }
         if let (Some(old), Some(new)) = (&before, &after)
-            && old.xattrs != new.xattrs
+            && (old.xattrs, old.mode, old.uid, old.gid) != (new.xattrs, new.mode, new.uid, new.gid)
         {
-            return Err(Refusal::new(Code::Unsupported, "its extended attributes cannot be carried over").at(&place));
+            return Err(
+                Refusal::new(Code::Unsupported, "its mode, owner or attributes cannot be carried over").at(&place)
+            );
         }
-        let ino = dir_stat.ino.to_string();
+        let dir_id = dir_stat.id();
         let path = path.to_owned();
         let act = if before.is_some() { Act::Swap { path, slot } } else { Act::Install { slot, path } };
-        let step = Step { act, before, after, dirs: (ino.clone(), ino), made: None };
+        let step = Step { act, before, after, dirs: (dir_id.clone(), dir_id), made: None };
         Ok(Draft { slots, steps: vec![step], summary: None, reply })
     }
 
@@ -325,9 +327,9 @@ impl Stage<'_> {
         }
         let slot = self.slot();
         let after = Model::new(self.world, self.limits)?.object(&Spot::Slot(slot.clone()))?;
-        let ino = dir_stat.ino.to_string();
+        let dir_id = dir_stat.id();
         let act = Act::Install { slot, path: top.path().to_owned() };
-        let step = Step { act, before: None, after, dirs: (ino.clone(), ino), made: Some(place.clone()) };
+        let step = Step { act, before: None, after, dirs: (dir_id.clone(), dir_id), made: Some(place.clone()) };
         let reply = json!({ "path": place, "created": made.len() - 1 });
         Ok(Draft { slots, steps: vec![step], summary: None, reply })
     }
@@ -351,9 +353,9 @@ impl Stage<'_> {
         }
         let reply = json!({ "path": place, "deleted": old.entries, "bytes": old.bytes });
         let (slots, _) = Slots::make(self.world, self.run)?;
-        let ino = dir.ino.to_string();
+        let dir_id = dir.id();
         let act = Act::Remove { path: path.to_owned(), slot: self.slot() };
-        let step = Step { act, before, after: None, dirs: (ino.clone(), ino), made: None };
+        let step = Step { act, before, after: None, dirs: (dir_id.clone(), dir_id), made: None };
         Ok(Draft { slots, steps: vec![step], summary: None, reply })
     }
 
@@ -370,7 +372,7 @@ impl Stage<'_> {
         let object = Model::new(self.world, self.limits)?.object(&old)?;
         let reply = json!({ "from": old.place(), "to": new.place() });
         let act = Act::Rename { from: from.to_owned(), to: to.to_owned() };
-        let dirs = (from_dir.ino.to_string(), to_dir.ino.to_string());
+        let dirs = (from_dir.id(), to_dir.id());
         let step = Step { act, before: object.clone(), after: object, dirs, made: None };
         Ok(Draft { slots: Slots::none(self.world), steps: vec![step], summary: None, reply })
     }
@@ -404,9 +406,9 @@ impl Stage<'_> {
             o.mode = to;
             o
         });
-        let ino = dir.ino.to_string();
+        let dir_id = dir.id();
         let act = Act::Chmod { path: path.to_owned(), from: found.mode(), to };
-        let step = Step { act, before, after, dirs: (ino.clone(), ino), made: None };
+        let step = Step { act, before, after, dirs: (dir_id.clone(), dir_id), made: None };
         Ok(Draft { slots: Slots::none(self.world), steps: vec![step], summary: None, reply })
     }
 }

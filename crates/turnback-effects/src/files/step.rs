@@ -98,7 +98,7 @@ pub(crate) struct Step {
     pub(crate) before: Option<Object>,
     /// What stands at the goal after.
     pub(crate) after: Option<Object>,
-    /// Inodes of the directories of place and goal, as text.
+    /// Which directories place and goal are in.
     pub(crate) dirs: (String, String),
     /// Stands for the content digest of a tree made by staging, whose inodes differ each time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,11 +148,11 @@ impl Step {
             snags.push(Snag { place: spot.place(), why, lost, mode });
         };
         let (place, goal) = (self.act.place(), self.act.goal());
-        for (spot, ino) in [(&place, &self.dirs.0), (&goal, &self.dirs.1)] {
+        for (spot, id) in [(&place, &self.dirs.0), (&goal, &self.dirs.1)] {
             let dir = spot.parent();
             match model.stat(&dir)? {
                 None => snag(spot, format!("its directory `{}` is gone", dir.place()), false),
-                Some(stat) if stat.ino.to_string() != *ino => {
+                Some(stat) if stat.id() != *id => {
                     snag(spot, format!("its directory `{}` was replaced", dir.place()), false);
                 }
                 Some(_) => {}
@@ -240,7 +240,7 @@ impl Step {
         let moved = |spot: &Spot, why: &str| Refusal::new(Code::Moved, why.to_owned()).at(spot.place());
         let (place, goal) = (self.act.place(), self.act.goal());
         let found = model.light(&goal)?;
-        if found.as_ref().map(|o| o.ino) != self.after.as_ref().map(|o| o.ino) {
+        if found.as_ref().map(|o| &o.id) != self.after.as_ref().map(|o| &o.id) {
             return Err(moved(&goal, "somebody else moved it at the same moment"));
         }
         let (spot, came_out) = match &self.act {
@@ -282,15 +282,16 @@ enum Trouble {
 struct Ends {
     place: (OwnedFd, OsString),
     other: Option<(OwnedFd, OsString)>,
-    ino: u64,
+    /// What stands at the place before.
+    id: String,
 }
 
 impl Ends {
     fn open(world: &World, step: &Step) -> Result<Self, Refusal> {
         let open = |spot: &Spot| world.parent(spot).map(|dir| (dir, spot.name()));
-        let is = |end: &(OwnedFd, OsString), ino: &str, spot: &Spot| {
+        let is = |end: &(OwnedFd, OsString), id: &str, spot: &Spot| {
             let found = sys::stat(&end.0).map_err(|e| refused(e, &spot.place()))?;
-            if found.ino.to_string() == ino {
+            if found.id() == id {
                 return Ok(());
             }
             Err(Refusal::new(Code::Moved, "its directory was replaced").at(spot.place()))
@@ -306,14 +307,14 @@ impl Ends {
             }
             act => act.slot().map(|slot| open(&slot)).transpose()?,
         };
-        Ok(Self { place, other, ino: step.before.as_ref().map_or(0, |o| o.ino) })
+        Ok(Self { place, other, id: step.before.as_ref().map_or_else(String::new, |o| o.id.clone()) })
     }
 
     /// The one system call. `act` is the step's own or, with `back`, its reverse.
     fn call(&self, act: &Act, back: bool) -> Result<(), Refusal> {
         let (dir, name) = &self.place;
         let done = match (act, &self.other) {
-            (Act::Chmod { to, .. }, _) => sys::set_mode_at(dir, name, self.ino, *to),
+            (Act::Chmod { to, .. }, _) => sys::set_mode_at(dir, name, &self.id, *to),
             (Act::Install { .. }, Some((slot, number))) => sys::rename_free(slot, number, dir, name),
             (Act::Remove { .. }, Some((slot, number))) => sys::rename_free(dir, name, slot, number),
             (Act::Swap { .. }, Some((slot, number))) => sys::rename_exchange(dir, name, slot, number),
@@ -435,10 +436,10 @@ impl Recipe {
     pub(crate) fn shows(&self, world: &World) -> Result<Option<usize>, Refusal> {
         let [step] = self.steps.as_slice() else { return Ok(None) };
         let mut model = Model::new(world, Limits::none())?;
-        let mut ino = |spot: &Spot| model.stat(spot).map(|s| s.map(|s| s.ino));
-        let (before, after) = (step.before.as_ref().map(|o| o.ino), step.after.as_ref().map(|o| o.ino));
+        let mut id = |spot: &Spot| model.stat(spot).map(|s| s.map(|s| s.id()));
+        let (before, after) = (step.before.as_ref().map(|o| o.id.clone()), step.after.as_ref().map(|o| o.id.clone()));
         let found = match step.act.slot() {
-            Some(slot) => ino(&slot)?,
+            Some(slot) => id(&slot)?,
             None => return Ok(None),
         };
         // Before, the slot holds what is to appear; after, what was there.

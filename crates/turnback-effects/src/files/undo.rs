@@ -98,9 +98,9 @@ fn fresh(model: &mut Model<'_>, mut step: Step) -> Result<Step, Refusal> {
             });
         }
     }
-    let ino = |model: &mut Model<'_>, spot: &super::world::Spot| {
-        model.stat(&spot.parent()).map(|s| s.map_or_else(String::new, |s| s.ino.to_string()))
+    let id = |model: &mut Model<'_>, spot: &super::world::Spot| {
+        model.stat(&spot.parent()).map(|s| s.map_or_else(String::new, |s| s.id()))
     };
-    step.dirs = (ino(model, &place)?, ino(model, &goal)?);
+    step.dirs = (id(model, &place)?, id(model, &goal)?);
     Ok(step)
 }

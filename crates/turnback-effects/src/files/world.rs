@@ -159,7 +159,7 @@ impl World {
     pub(crate) fn file(&self, spot: &Spot, stat: &Stat) -> Result<OwnedFd, Refusal> {
         let fd = sys::open_file(&self.parent(spot)?, &spot.name()).map_err(|e| refused(e, &spot.place()))?;
         let found = sys::stat(&fd).map_err(|e| refused(e, &spot.place()))?;
-        if found.ino != stat.ino || found.kind != FileKind::File {
+        if found.id() != stat.id() || found.kind != FileKind::File {
             return Err(Refusal::new(Code::Moved, "became something else while it was looked at").at(spot.place()));
         }
         Ok(fd)
