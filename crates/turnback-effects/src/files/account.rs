@@ -12,7 +12,7 @@ use turnback_core::refusal::Refusal;
 use turnback_core::rollback::{Assumption, Completeness, Footprint, Holds, InverseStep, Level, RollbackPlan, Snapshot};
 use turnback_core::text::visible;
 
-use super::model::Model;
+use super::model::{Listed, Model};
 use super::object::Object;
 use super::step::{Act, Recipe, Step};
 use super::world::Spot;
@@ -121,8 +121,14 @@ impl Account {
             }
             _ => {}
         }
-        self.draw(model, &step)?;
         let mode = matches!(step.act, Act::Chmod { .. });
+        let source = if matches!(step.act, Act::Install { .. }) { step.act.slot() } else { Some(place.clone()) };
+        let tree = !mode && before.or(after).is_some_and(|o| o.kind == FileKind::Directory);
+        let listed = match source.filter(|_| tree) {
+            Some(source) => model.list(&source)?,
+            None => Vec::new(),
+        };
+        self.draw(model, &step, &listed)?;
         let print = |o: Option<&Object>| o.map(|o| o.fingerprint(made));
         if place == goal {
             self.touch(place.place(), print(before), print(after), mode);
@@ -130,20 +136,14 @@ impl Account {
             self.touch(place.place(), print(before), None, false);
             self.touch(goal.place(), None, print(after), false);
         }
-        let source = if matches!(step.act, Act::Install { .. }) { step.act.slot() } else { Some(place.clone()) };
-        if let (Some(source), false, true) =
-            (source, mode, before.or(after).is_some_and(|o| o.kind == FileKind::Directory))
-        {
-            for entry in model.list(&source)?.iter().skip(1) {
-                let print = Some(Fingerprint(entry.print)).filter(|_| made.is_none());
-                let none = made.map(|text| Fingerprint(Sha256::of(text.as_bytes())));
-                let print = print.or(none);
-                if before.is_some() {
-                    self.touch(format!("{}/{}", place.place(), entry.path), print, None, false);
-                }
-                if after.is_some() {
-                    self.touch(format!("{}/{}", goal.place(), entry.path), None, print, false);
-                }
+        for entry in listed.iter().skip(1) {
+            // Inodes of what staging made differ each time; its paths say all.
+            let print = Some(Fingerprint(made.map_or(entry.print, |text| Sha256::of(text.as_bytes()))));
+            if before.is_some() {
+                self.touch(format!("{}/{}", place.place(), entry.path), print, None, false);
+            }
+            if after.is_some() {
+                self.touch(format!("{}/{}", goal.place(), entry.path), None, print, false);
             }
         }
         self.steps.push(step);
@@ -160,7 +160,7 @@ impl Account {
             .or_insert((before, after, mode));
     }
 
-    fn draw(&mut self, model: &mut Model<'_>, step: &Step) -> Result<(), Refusal> {
+    fn draw(&mut self, model: &mut Model<'_>, step: &Step, listed: &[Listed]) -> Result<(), Refusal> {
         let (place, goal) = (step.act.place(), step.act.goal());
         let name = place.place();
         let out = &mut self.diff;
@@ -174,16 +174,14 @@ impl Account {
             }
             Act::Install { .. } | Act::Remove { .. } | Act::Swap { .. } => {
                 let slot = step.act.slot().unwrap_or(Spot::Slot("".into()));
-                let installs = matches!(step.act, Act::Install { .. });
                 let (old, new) = match &step.act {
                     Act::Install { .. } => (None, Some(&slot)),
                     Act::Remove { .. } => (Some(&place), None),
                     _ => (Some(&place), Some(&slot)),
                 };
-                let tree = step.before.as_ref().or(step.after.as_ref()).filter(|o| o.kind == FileKind::Directory);
-                if tree.is_some() {
-                    let (sign, source) = if installs { ('+', &slot) } else { ('-', &place) };
-                    for entry in model.list(source)? {
+                if !listed.is_empty() {
+                    let sign = if matches!(step.act, Act::Install { .. }) { '+' } else { '-' };
+                    for entry in listed {
                         let path = if entry.path.is_empty() { name.clone() } else { format!("{name}/{}", entry.path) };
                         let tail = match entry.kind {
                             FileKind::Directory => "/".to_owned(),

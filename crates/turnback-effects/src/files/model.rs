@@ -88,7 +88,7 @@ impl Node {
             let spot = self.spot.join(&name);
             match sys::stat_at(&dir, &name) {
                 Ok(stat) => {
-                    world.same_mount(&stat, &spot.place())?;
+                    world.same_mount(&stat, || spot.place())?;
                     self.kids.insert(name, Some(Node::new(spot, stat)));
                 }
                 Err(sys::Errno::NOENT) => {}

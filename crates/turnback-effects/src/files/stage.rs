@@ -80,7 +80,9 @@ impl Held for StagedFiles {
 }
 
 /// What a call comes to.
-struct Draft {
+struct Draft<'a> {
+    /// What was looked at, so that it is not looked at again to be explained.
+    model: Model<'a>,
     slots: Slots,
     steps: Vec<Step>,
     summary: Option<String>,
@@ -106,7 +108,7 @@ pub(crate) fn stage(
         Ask::SetPermissions { path, mode } => stage.set_permissions(path, *mode),
         _ => Err(Refusal::new(Code::Unsupported, "a read has nothing to stage")),
     }?;
-    let mut model = Model::new(world, limits)?;
+    let mut model = draft.model;
     let mut account = Account::default();
     for step in draft.steps {
         let next = step.clone();
@@ -147,7 +149,7 @@ struct Stage<'a> {
     bounds: &'a Bounds,
 }
 
-impl Stage<'_> {
+impl<'a> Stage<'a> {
     /// The directory of `spot`: it must be there.
     fn dir_of(&self, spot: &Spot) -> Result<(OwnedFd, Stat), Refusal> {
         let dir = self.world.parent(spot).map_err(|r| match r.code {
@@ -173,8 +175,8 @@ impl Stage<'_> {
         PathBuf::from(self.run.to_string()).join("0")
     }
 
-    fn nothing(&self, summary: String, reply: Value) -> Draft {
-        Draft { slots: Slots::none(self.world), steps: Vec::new(), summary: Some(summary), reply }
+    fn nothing(&self, model: Model<'a>, summary: String, reply: Value) -> Draft<'a> {
+        Draft { model, slots: Slots::none(self.world), steps: Vec::new(), summary: Some(summary), reply }
     }
 
     fn write(
@@ -182,7 +184,7 @@ impl Stage<'_> {
         path: &Path,
         content: impl FnOnce(&[u8]) -> Result<Vec<u8>, Refusal>,
         may_create: bool,
-    ) -> Result<Draft, Refusal> {
+    ) -> Result<Draft<'a>, Refusal> {
         let spot = Spot::Root(path.to_owned());
         let place = spot.place();
         let (dir, dir_stat) = self.dir_of(&spot)?;
@@ -208,18 +210,19 @@ impl Stage<'_> {
         }
         let hash = Sha256::of(&bytes);
         let reply = json!({ "path": place, "bytes": bytes.len(), "sha256": hash, "created": old.is_none() });
+        let mut model = Model::new(self.world, self.limits)?;
         let before = match &old {
-            Some(_) => Model::new(self.world, self.limits)?.object(&spot)?,
+            Some(_) => model.object(&spot)?,
             None => None,
         };
         if before.as_ref().is_some_and(|o| o.content == hash) {
-            return Ok(self.nothing(format!("leaves `{place}` as it is: it has this content already"), reply));
+            return Ok(self.nothing(model, format!("leaves `{place}` as it is: it has this content already"), reply));
         }
         let (slots, run_dir) = Slots::make(self.world, self.run)?;
         self.build_file(&run_dir, &bytes, &spot, old.as_ref(), (&dir, &dir_stat))?;
         let slot = self.slot();
         // Read back by hash: what is shown is what stands in the slot, not what was meant.
-        let after = Model::new(self.world, self.limits)?.object(&Spot::Slot(slot.clone()))?;
+        let after = model.object(&Spot::Slot(slot.clone()))?;
         if after.as_ref().is_none_or(|o| o.content != hash) {
             return Err(Refusal::new(Code::Failed, "the staged content reads back differently").at(&place));
         }
@@ -234,7 +237,7 @@ impl Stage<'_> {
         let path = path.to_owned();
         let act = if before.is_some() { Act::Swap { path, slot } } else { Act::Install { slot, path } };
         let step = Step { act, before, after, dirs: (dir_id.clone(), dir_id), made: None };
-        Ok(Draft { slots, steps: vec![step], summary: None, reply })
+        Ok(Draft { model, slots, steps: vec![step], summary: None, reply })
     }
 
     /// Builds the new file in the slot, durable, with the rights of the old one or of a new one.
@@ -281,7 +284,7 @@ impl Stage<'_> {
         sys::sync(run_dir).map_err(fail)
     }
 
-    fn make_directory(&self, path: &Path, parents: bool) -> Result<Draft, Refusal> {
+    fn make_directory(&self, path: &Path, parents: bool) -> Result<Draft<'a>, Refusal> {
         let whole = Spot::Root(path.to_owned());
         let place = whole.place();
         let mut top = whole.clone();
@@ -326,19 +329,21 @@ impl Stage<'_> {
             sys::sync(fd).map_err(fail)?;
         }
         let slot = self.slot();
-        let after = Model::new(self.world, self.limits)?.object(&Spot::Slot(slot.clone()))?;
+        let mut model = Model::new(self.world, self.limits)?;
+        let after = model.object(&Spot::Slot(slot.clone()))?;
         let dir_id = dir_stat.id();
         let act = Act::Install { slot, path: top.path().to_owned() };
         let step = Step { act, before: None, after, dirs: (dir_id.clone(), dir_id), made: Some(place.clone()) };
         let reply = json!({ "path": place, "created": made.len() - 1 });
-        Ok(Draft { slots, steps: vec![step], summary: None, reply })
+        Ok(Draft { model, slots, steps: vec![step], summary: None, reply })
     }
 
-    fn delete(&self, path: &Path, recursive: bool) -> Result<Draft, Refusal> {
+    fn delete(&self, path: &Path, recursive: bool) -> Result<Draft<'a>, Refusal> {
         let spot = Spot::Root(path.to_owned());
         let place = spot.place();
         let (_, dir) = self.existing(&spot)?;
-        let before = Model::new(self.world, self.limits)?.object(&spot)?;
+        let mut model = Model::new(self.world, self.limits)?;
+        let before = model.object(&spot)?;
         let Some(old) = &before else { return Err(refused(sys::Errno::NOENT, &place)) };
         if old.entries > 1 && !recursive {
             return Err(Refusal::new(
@@ -356,10 +361,10 @@ impl Stage<'_> {
         let dir_id = dir.id();
         let act = Act::Remove { path: path.to_owned(), slot: self.slot() };
         let step = Step { act, before, after: None, dirs: (dir_id.clone(), dir_id), made: None };
-        Ok(Draft { slots, steps: vec![step], summary: None, reply })
+        Ok(Draft { model, slots, steps: vec![step], summary: None, reply })
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<Draft, Refusal> {
+    fn rename(&self, from: &Path, to: &Path) -> Result<Draft<'a>, Refusal> {
         let (old, new) = (Spot::Root(from.to_owned()), Spot::Root(to.to_owned()));
         if to.starts_with(from) {
             return Err(Refusal::new(Code::BadInput, "nothing can be moved onto or into itself").at("to"));
@@ -369,15 +374,16 @@ impl Stage<'_> {
         if self.world.stat(&new)?.is_some() {
             return Err(refused(sys::Errno::EXIST, &new.place()).next("move never overwrites; delete it first"));
         }
-        let object = Model::new(self.world, self.limits)?.object(&old)?;
+        let mut model = Model::new(self.world, self.limits)?;
+        let object = model.object(&old)?;
         let reply = json!({ "from": old.place(), "to": new.place() });
         let act = Act::Rename { from: from.to_owned(), to: to.to_owned() };
         let dirs = (from_dir.id(), to_dir.id());
         let step = Step { act, before: object.clone(), after: object, dirs, made: None };
-        Ok(Draft { slots: Slots::none(self.world), steps: vec![step], summary: None, reply })
+        Ok(Draft { model, slots: Slots::none(self.world), steps: vec![step], summary: None, reply })
     }
 
-    fn set_permissions(&self, path: &Path, mode: u32) -> Result<Draft, Refusal> {
+    fn set_permissions(&self, path: &Path, mode: u32) -> Result<Draft<'a>, Refusal> {
         let spot = Spot::Root(path.to_owned());
         let place = spot.place();
         let (found, dir) = self.existing(&spot)?;
@@ -398,10 +404,11 @@ impl Stage<'_> {
             .at(&place));
         }
         let reply = json!({ "path": place, "mode": format!("{to:04o}") });
+        let mut model = Model::new(self.world, self.limits)?;
         if found.mode() == to {
-            return Ok(self.nothing(format!("leaves `{place}` as it is: its mode is {to:04o} already"), reply));
+            return Ok(self.nothing(model, format!("leaves `{place}` as it is: its mode is {to:04o} already"), reply));
         }
-        let before = Model::new(self.world, self.limits)?.light(&spot)?;
+        let before = model.light(&spot)?;
         let after = before.clone().map(|mut o| {
             o.mode = to;
             o
@@ -409,7 +416,7 @@ impl Stage<'_> {
         let dir_id = dir.id();
         let act = Act::Chmod { path: path.to_owned(), from: found.mode(), to };
         let step = Step { act, before, after, dirs: (dir_id.clone(), dir_id), made: None };
-        Ok(Draft { slots: Slots::none(self.world), steps: vec![step], summary: None, reply })
+        Ok(Draft { model, slots: Slots::none(self.world), steps: vec![step], summary: None, reply })
     }
 }
 

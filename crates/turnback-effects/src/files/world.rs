@@ -141,16 +141,16 @@ impl World {
             return sys::stat(self.base(spot)).map(Some).map_err(|e| refused(e, &spot.place()));
         }
         match sys::stat_at(&self.parent(spot)?, &spot.name()) {
-            Ok(stat) => self.same_mount(&stat, &spot.place()).map(|()| Some(stat)),
+            Ok(stat) => self.same_mount(&stat, || spot.place()).map(|()| Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(refused(e, &spot.place())),
         }
     }
 
     /// Refuses what something else is mounted on.
-    pub(crate) fn same_mount(&self, stat: &Stat, place: &str) -> Result<(), Refusal> {
+    pub(crate) fn same_mount(&self, stat: &Stat, place: impl FnOnce() -> String) -> Result<(), Refusal> {
         if stat.mount_root || stat.mount != self.root_stat.mount {
-            return Err(refused(Errno::XDEV, place));
+            return Err(refused(Errno::XDEV, &place()));
         }
         Ok(())
     }
