@@ -12,6 +12,7 @@
 pub mod files;
 pub mod registry;
 pub mod sqlite;
+mod sys;
 
 use std::time::Duration;
 
