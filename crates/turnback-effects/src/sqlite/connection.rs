@@ -194,9 +194,12 @@ impl Seen {
             AuthAction::Update { table_name, .. } | AuthAction::Delete { table_name } if writes => {
                 self.write(table_name, schema)
             }
-            // The session extension asks for a table's columns on the first change of a row in it. An
-            // agent's own PRAGMA never gets here: its first word is refused before anything is compiled.
-            AuthAction::Pragma { pragma_name, .. } if writes && pragma_name.eq_ignore_ascii_case("table_xinfo") => {
+            // The session extension asks for a table's columns, full-text tables for these two, all while
+            // a statement runs. An agent's own PRAGMA never gets here: its first word is refused before
+            // anything is compiled, and none of these changes anything.
+            AuthAction::Pragma { pragma_name, .. }
+                if writes && ["table_xinfo", "data_version", "page_size"].contains(&pragma_name) =>
+            {
                 Ok(())
             }
             AuthAction::CreateIndex { index_name: name, .. }
@@ -492,9 +495,12 @@ pub(super) fn statement_failure(error: &rusqlite::Error, watch: &Watch) -> Refus
     if matches!(error, rusqlite::Error::MultipleStatement) {
         return Refusal::new(Code::Unsupported, "more than one statement").at(PLACE).next("one statement per call");
     }
-    if error.sqlite_error_code() == Some(ErrorCode::AuthorizationForStatementDenied) {
-        let why = watch.denied().unwrap_or_else(|| message(error));
+    // SQLite reports a denial under more than one code.
+    if let Some(why) = watch.denied() {
         return Refusal::new(Code::Unsupported, why).at(PLACE);
+    }
+    if let rusqlite::Error::SqlInputError { msg, .. } = error {
+        return Refusal::new(Code::BadInput, turnback_core::text::visible(msg)).at(PLACE);
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::Unknown) => {

@@ -228,7 +228,12 @@ impl Changeset {
         if let Some(error) = context.failed {
             return Err(error);
         }
-        check(code)
+        if code == ffi::SQLITE_OK {
+            return Ok(());
+        }
+        // SAFETY: the handle is valid; SQLite returns a NUL-terminated text, copied at once.
+        let why = unsafe { CStr::from_ptr(ffi::sqlite3_errmsg(connection.handle())) }.to_string_lossy().into_owned();
+        Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(why)))
     }
 }
 

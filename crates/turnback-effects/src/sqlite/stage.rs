@@ -503,8 +503,8 @@ fn prove(
     };
     own(c.execute_batch("SAVEPOINT turnback"))?;
     let tried = (|| -> Result<Result<(), String>, Refusal> {
-        let conflicts = way_back::reverse(c, recipe, &load)?;
-        if let Some(first) = conflicts.first() {
+        let reversed = way_back::reverse(c, recipe, &load)?;
+        if let Some(first) = reversed.conflicts.first() {
             return Ok(Err(format!("{} {}", first.place, first.why)));
         }
         // The recording spans action and inverse: nothing may be left in it.
@@ -518,7 +518,7 @@ fn prove(
         if let Some(place) = left {
             return Ok(Err(format!("{place} is not as before")));
         }
-        if own(foreign_keys_violated(c))? {
+        if reversed.foreign_keys {
             return Ok(Err("the rows violated a foreign key before, and cannot be put back against it".into()));
         }
         for (table, weak) in weak {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use rusqlite::Connection;
 use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Conflict, Level};
 
 use super::connection::{Lease, failure};
 use super::recipe::Recipe;
-use super::session::{Changeset, Op, foreign_keys_violated};
+use super::session::{Changeset, Op};
 use super::stage::{Action, Performed};
 use super::way_back;
 use crate::{Artifacts, UndoRefused, Undone};
@@ -48,6 +49,24 @@ impl<'a> Undo<'a> {
         Err(Refusal::new(Code::SnapshotLost, format!("the blob {hash} was altered")))
     }
 
+    /// Takes every run back in turn. The flag says that foreign keys must be looked at.
+    fn reverse_all(&self, c: &Connection) -> Result<(Vec<Conflict>, bool), Refusal> {
+        let mut conflicts = Vec::new();
+        // Rebuilding tables runs without foreign key enforcement.
+        let mut violated = self.changes_schema();
+        for recipe in &self.recipes {
+            let found = way_back::schema_conflicts(c, recipe)?;
+            if found.is_empty() {
+                let reversed = way_back::reverse(c, recipe, &|hash| self.load(hash))?;
+                conflicts.extend(reversed.conflicts);
+                violated |= reversed.foreign_keys;
+            } else {
+                conflicts.extend(found);
+            }
+        }
+        Ok((conflicts, violated))
+    }
+
     /// The rows these inverses remove: rows the runs inserted.
     fn removed(&self) -> Result<BTreeSet<String>, Refusal> {
         let mut removed = BTreeSet::new();
@@ -76,37 +95,20 @@ impl Action for Undo<'_> {
 
     fn perform(&self, lease: &Lease) -> Result<Performed, UndoRefused> {
         let c = &lease.connection;
-        let mut conflicts: Vec<Conflict> = Vec::new();
-        let schema = self.changes_schema();
-        // Rebuilding tables runs without foreign key enforcement, so those are compared before and after.
-        let before = if schema { way_back::violations(c)? } else { BTreeSet::new() };
         own(c.execute_batch("SAVEPOINT turnback_undo"))?;
-        for recipe in &self.recipes {
-            let found = way_back::schema_conflicts(c, recipe)?;
-            if found.is_empty() {
-                conflicts.extend(way_back::reverse(c, recipe, &|hash| self.load(hash))?);
-            } else {
-                conflicts.extend(found);
-            }
-        }
-        if schema || own(foreign_keys_violated(c))? {
-            let after = way_back::violations(c)?;
+        let (mut conflicts, violated) = self.reverse_all(c)?;
+        if violated {
+            // Which violations are new is only known by comparing with the state before.
             let removed = self.removed()?;
-            let before = if schema {
-                before
-            } else {
-                own(c.execute_batch("ROLLBACK TO turnback_undo"))?;
-                way_back::violations(c)?
-            };
-            for violation in after.difference(&before) {
-                conflicts.push(way_back::violated(c, violation, &removed)?);
+            let mut after = Vec::new();
+            for violation in way_back::violations(c)? {
+                after.push((way_back::violated(c, &violation, &removed)?, violation));
             }
-            if !schema && conflicts.is_empty() {
-                return Err(Refusal::new(
-                    Code::Failed,
-                    "a foreign key would stand violated, and SQLite does not say which",
-                )
-                .into());
+            own(c.execute_batch("ROLLBACK TO turnback_undo"))?;
+            let before = way_back::violations(c)?;
+            conflicts.extend(after.into_iter().filter(|(_, v)| !before.contains(v)).map(|(conflict, _)| conflict));
+            if conflicts.is_empty() {
+                self.reverse_all(c)?;
             }
         }
         own(c.execute_batch("RELEASE turnback_undo"))?;

@@ -37,22 +37,36 @@ impl Drop for Quiet<'_> {
     }
 }
 
+/// What stood against an inverse.
+#[derive(Debug, Default)]
+pub(super) struct Reversed {
+    pub(super) conflicts: Vec<Conflict>,
+    /// It left foreign keys violated. SQLite says so once and then forgets it: COMMIT would not fail.
+    /// Never set for a recipe that changes the schema: those run without enforcement.
+    pub(super) foreign_keys: bool,
+}
+
 /// Takes a recipe back in the open transaction. What stood against it is returned, nothing of somebody
 /// else's is overwritten; the caller rolls back when anything did.
-pub(super) fn reverse(c: &Connection, recipe: &Recipe, load: Load<'_>) -> Result<Vec<Conflict>, Refusal> {
+pub(super) fn reverse(c: &Connection, recipe: &Recipe, load: Load<'_>) -> Result<Reversed, Refusal> {
     let _quiet = Quiet::new(c)?;
     if let Some(schema) = &recipe.schema {
         // With enforcement on, dropping a table deletes its rows first and cascades.
         c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).map_err(|e| failure(&e))?;
+        // It stays off for the rows: a child of a table that is gone cannot be written otherwise.
         reverse_schema(c, schema, load)?;
-        c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true).map_err(|e| failure(&e))?;
     }
-    let mut conflicts = Vec::new();
+    let mut reversed = Reversed::default();
     if let Some(hash) = &recipe.changeset {
         let inverse = Changeset::from_bytes(load(hash)?).inverted().map_err(|e| failure(&e))?;
-        inverse.apply(c, &mut |clash| conflicts.extend(conflict(&clash, recipe))).map_err(|e| failure(&e))?;
+        inverse
+            .apply(c, &mut |clash| match conflict(&clash, recipe) {
+                Some(conflict) => reversed.conflicts.push(conflict),
+                None => reversed.foreign_keys = true,
+            })
+            .map_err(|e| failure(&e))?;
     }
-    Ok(conflicts)
+    Ok(reversed)
 }
 
 fn reverse_schema(c: &Connection, schema: &SchemaChange, load: Load<'_>) -> Result<(), Refusal> {

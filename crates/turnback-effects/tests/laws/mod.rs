@@ -6,6 +6,7 @@
 //!
 //! A law panics with the difference when it is broken.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
 #![allow(dead_code, reason = "each domain's test file uses the laws that concern it")]
 
 use std::collections::BTreeMap;
@@ -255,7 +256,9 @@ pub(crate) fn commit_is_what_was_staged(world: &dyn World, blobs: &Blobs, call: 
     let staged = stage(domain.as_ref(), run, call).unwrap();
     blobs.keep(&staged);
     let measurement = staged.measurement();
-    assert_eq!(domain.probe(run, &measurement), Standing::Before, "nothing is done before the commit");
+    if !measurement.effect.blast.is_empty() {
+        assert_eq!(domain.probe(run, &measurement), Standing::Before, "nothing is done before the commit");
+    }
     let plan = &measurement.plan;
     assert!(plan.level() >= Level::Snapshotted, "the way back is held: {}", plan.evidence);
     assert!(plan.footprint.completeness >= Completeness::Bounded);
