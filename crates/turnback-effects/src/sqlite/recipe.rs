@@ -69,6 +69,8 @@ pub(super) struct Image {
 #[serde(deny_unknown_fields)]
 pub(super) struct Content {
     pub(super) rows: u64,
+    /// How many columns a row holds, counted as for [`Image::columns`].
+    pub(super) columns: u64,
     pub(super) digest: Sha256,
 }
 
@@ -267,7 +269,10 @@ impl Tally {
             if !renamed && !kept && image.rows > 0 {
                 self.blast.rows.entry(image.table.clone()).or_default().deleted += image.rows;
             }
-            if kept && schema.loses_columns(&image.table) && image.rows > 0 {
+            // Unless the content afterwards was read and holds as many columns, every row counts as changed.
+            let narrower =
+                schema.contents.get(&image.table).is_none_or(|content| content.columns < image.columns.len() as u64);
+            if kept && narrower && image.rows > 0 {
                 self.blast.rows.entry(image.table.clone()).or_default().updated += image.rows;
             }
         }
@@ -287,13 +292,6 @@ impl SchemaChange {
         let gone = self.before.iter().filter(|o| !self.after.contains(o)).map(|o| (o, '-'));
         let new = self.after.iter().filter(|o| !self.before.contains(o)).map(|o| (o, '+'));
         gone.chain(new)
-    }
-
-    /// Whether a table keeps its name and holds fewer columns afterwards.
-    fn loses_columns(&self, table: &str) -> bool {
-        let find =
-            |objects: &[Object]| objects.iter().find(|o| o.kind == "table" && o.name == table).map(|o| o.sql.len());
-        matches!((find(&self.before), find(&self.after)), (Some(before), Some(after)) if after < before)
     }
 
     pub(super) fn touches(&self) -> Vec<Touch> {

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use serde_json::Value;
 use turnback_core::digest::Sha256;
@@ -220,12 +221,16 @@ impl Held for Open {
         if let Err(refusal) = self.lease.file().still() {
             return Outcome::Failed { refusal };
         }
-        // The mark commits with the effect, so a lost answer can be looked up.
+        // The mark commits with the effect, so a lost answer can be looked up. A trigger somebody hung on
+        // the marks would run unmeasured.
         let marked = c
-            .execute_batch(&format!(
-                "CREATE TABLE IF NOT EXISTS main.{MARKS} (run TEXT NOT NULL PRIMARY KEY, effect TEXT NOT NULL, \
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+            .and_then(|_| {
+                c.execute_batch(&format!(
+                    "CREATE TABLE IF NOT EXISTS main.{MARKS} (run TEXT NOT NULL PRIMARY KEY, effect TEXT NOT NULL, \
                  at INTEGER NOT NULL) WITHOUT ROWID"
-            ))
+                ))
+            })
             .and_then(|()| {
                 c.execute(
                     &format!("INSERT INTO main.{MARKS} (run, effect, at) VALUES (?1, ?2, unixepoch())"),
@@ -286,9 +291,13 @@ impl Shape {
             ));
             return Ok(());
         }
+        let tables = own(catalog::tables(c))?;
         for object in self.change.after.iter().filter(|o| o.kind == "table") {
-            let content =
-                Content { rows: own(catalog::count(c, &object.name))?, digest: own(catalog::digest(c, &object.name))? };
+            let content = Content {
+                rows: own(catalog::count(c, &object.name))?,
+                columns: image_columns(c, &tables, &object.name)?.len() as u64,
+                digest: own(catalog::digest(c, &object.name))?,
+            };
             self.change.contents.insert(object.name.clone(), content);
         }
         Ok(())
@@ -344,17 +353,7 @@ fn rehearse(
     for name in &names {
         let count = own(catalog::count(c, name))?;
         let digest = own(catalog::digest(c, name))?;
-        let Some(table) = tables.get(name) else { continue };
-        let all = own(catalog::columns(c, name))?;
-        let hidden = match catalog::rowid_alias(table, &all) {
-            Some(_) => None,
-            None => catalog::rowid_name(table, &all),
-        };
-        let columns: Vec<String> = hidden
-            .map(str::to_owned)
-            .into_iter()
-            .chain(all.iter().filter(|c| c.hidden == 0).map(|c| c.name.clone()))
-            .collect();
+        let columns = image_columns(c, tables, name)?;
         let mut bytes = Vec::new();
         if unproved.is_none() {
             let read = catalog::each_row(c, name, &columns, |row| {
@@ -374,6 +373,17 @@ fn rehearse(
         }
     }
     Ok(Shape { change, objects_before, unproved })
+}
+
+/// The columns that make up a table's content: the row number where it is hidden, then all that are stored.
+fn image_columns(c: &Connection, tables: &BTreeMap<String, Table>, name: &str) -> Result<Vec<String>, Refusal> {
+    let all = own(catalog::columns(c, name))?;
+    let hidden = tables
+        .get(name)
+        .filter(|table| catalog::rowid_alias(table, &all).is_none())
+        .and_then(|table| catalog::rowid_name(table, &all));
+    let stored = all.iter().filter(|c| c.hidden == 0).map(|c| c.name.clone());
+    Ok(hidden.map(str::to_owned).into_iter().chain(stored).collect())
 }
 
 /// A table's AUTOINCREMENT counter.

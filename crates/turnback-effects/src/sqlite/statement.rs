@@ -5,6 +5,8 @@
 
 use turnback_core::refusal::{Code, Refusal};
 
+use super::connection::own;
+
 /// The class of a statement and the table or object it names first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Statement {
@@ -47,6 +49,11 @@ pub(super) fn classify(sql: &str) -> Result<Statement, Refusal> {
         return Err(refuse(Code::BadInput, "the text contains a NUL character".into()));
     }
     let tokens = tokens(sql);
+    // The body of a trigger or view is compiled when it is used, perhaps on somebody else's connection.
+    let ours = |t: &Token| matches!(t, Token::Word(name, _) | Token::Name(name) if own(name));
+    if tokens.iter().any(ours) {
+        return Err(refuse(Code::Unsupported, "names beginning with `_turnback` are Turnback's own".into()));
+    }
     let words: Vec<&str> =
         tokens.iter().map(|t| if let Token::Word(lower, _) = t { lower.as_str() } else { "" }).collect();
     let Some(first) = words.first().filter(|_| !matches!(tokens.first(), Some(Token::End))) else {

@@ -70,7 +70,7 @@ pub(super) fn reverse(c: &Connection, recipe: &Recipe, load: Load<'_>) -> Result
 }
 
 fn reverse_schema(c: &Connection, schema: &SchemaChange, load: Load<'_>) -> Result<(), Refusal> {
-    let run = |sql: &str| c.execute_batch(sql).map_err(|e| failure(&e));
+    let run = |sql: &str| c.execute(sql, []).map(drop).map_err(|e| failure(&e));
     for kind in ["trigger", "view", "index", "table"] {
         for object in schema.after.iter().filter(|o| o.kind == kind) {
             run(&format!("DROP {kind} IF EXISTS main.{}", quoted(&object.name)))?;
