@@ -438,6 +438,8 @@ pub struct Run {
     pub effect_match: Match,
     /// A parked run's caller has not heard the end yet.
     pub undelivered: bool,
+    /// Places a read returned.
+    pub reads: Vec<String>,
     /// Where it stands.
     pub state: State,
 }
@@ -472,6 +474,7 @@ pub fn open(id: RunId, contract: Contract, effect_match: Match, now: Timestamp) 
         contract,
         effect_match,
         undelivered: false,
+        reads: Vec::new(),
         state: State::Proposed(Proposed),
     };
     Step { run, commands: vec![Command::Judge(Phase::Before)] }
@@ -493,7 +496,10 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
         (State::Approved(approved), Event::Judged { decision }) if decision.phase == Phase::Before => {
             judged_before(decision, Some(approved.approval), writes)
         }
-        (State::Cleared(_), Event::Released { .. }) if !writes => ended(Ended::Released, vec![]),
+        (State::Cleared(_), Event::Released { read }) if !writes => {
+            run.reads = read;
+            ended(Ended::Released, vec![])
+        }
         (State::Cleared(s), Event::Refused { refusal }) => (
             State::Ended { how: Ended::Refused(refusal), before: Some(s.before), measurement: None },
             vec![Command::Tell],

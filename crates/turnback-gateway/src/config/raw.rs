@@ -1,0 +1,155 @@
+//! The file as it is written: field names and TOML types, nothing checked yet.
+//!
+//! Every value a later check may complain about keeps its span.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_spanned::Spanned;
+use turnback_core::gates::release::Mode;
+use turnback_core::names::{AgentName, EnvironmentName, ResourceName};
+use turnback_core::rollback::Bearer;
+use turnback_core::tool::{Kind, Match};
+
+type Text = Spanned<String>;
+type Number = Spanned<i64>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) state: Option<Text>,
+    #[serde(default)]
+    pub(super) listen: Listen,
+    #[serde(default)]
+    pub(super) environments: BTreeMap<EnvironmentName, Environment>,
+    #[serde(default)]
+    pub(super) resources: BTreeMap<Spanned<ResourceName>, Resource>,
+    #[serde(default)]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) recoverability: Recoverability,
+    #[serde(default)]
+    pub(super) freeze: Vec<Freeze>,
+    #[serde(default)]
+    pub(super) policy: Policy,
+    #[serde(default)]
+    pub(super) approvals: Approvals,
+    #[serde(default)]
+    pub(super) stdio: Stdio,
+    #[serde(default)]
+    pub(super) journal: Journal,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listen {
+    pub(super) address: Option<Text>,
+    pub(super) hold: Option<Text>,
+    #[serde(default)]
+    pub(super) allowed_hosts: Vec<Text>,
+    #[serde(default)]
+    pub(super) allowed_origins: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Environment {
+    pub(super) mode: Mode,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resource {
+    pub(super) kind: Kind,
+    pub(super) root: Option<Text>,
+    pub(super) path: Option<Text>,
+    pub(super) environment: Spanned<EnvironmentName>,
+    #[serde(default)]
+    pub(super) bearer: Bearer,
+    #[serde(default, rename = "match")]
+    pub(super) effect_match: Match,
+    pub(super) slots: Option<Text>,
+    #[serde(default)]
+    pub(super) verify: Vec<Spanned<Verify>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Verify {
+    pub(super) kind: Text,
+    pub(super) name: Option<Text>,
+    #[serde(default)]
+    pub(super) tools: Vec<Text>,
+    pub(super) timeout: Option<Text>,
+    pub(super) sql: Option<Text>,
+    pub(super) expect: Option<Spanned<toml::Value>>,
+    pub(super) path: Option<Text>,
+    pub(super) exists: Option<Spanned<bool>>,
+    pub(super) contains: Option<Text>,
+    pub(super) argv: Option<Spanned<Vec<String>>>,
+    pub(super) url: Option<Text>,
+    pub(super) status: Option<Number>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) rows: Option<Number>,
+    pub(super) deletions: Option<Number>,
+    pub(super) files: Option<Number>,
+    pub(super) bytes: Option<Number>,
+    pub(super) budget: Option<Spanned<Budget>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Budget {
+    pub(super) window: Text,
+    pub(super) actions: Option<Number>,
+    pub(super) deletions: Option<Number>,
+    pub(super) rows: Option<Number>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Recoverability {
+    pub(super) level: Option<Number>,
+    pub(super) window: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Freeze {
+    pub(super) name: Text,
+    pub(super) reason: String,
+    #[serde(default)]
+    pub(super) environments: Vec<Spanned<EnvironmentName>>,
+    pub(super) from: Option<Spanned<toml::Value>>,
+    pub(super) until: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    pub(super) measure: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Policy {
+    pub(super) path: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Approvals {
+    pub(super) expire: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stdio {
+    pub(super) agent: Option<AgentName>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Journal {
+    pub(super) checkpoint_every: Option<Text>,
+}
