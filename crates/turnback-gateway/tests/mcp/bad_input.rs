@@ -142,6 +142,7 @@ async fn versions_and_routing_headers() {
     let good = || door.modern(1, "tools/call", query.clone(), json!({}));
     for (sent, text) in [
         (good().without("MCP-Protocol-Version"), "mcp-protocol-version: "),
+        (good().without("MCP-Protocol-Version").with("MCP-Protocol-Version", "2025-11-25"), "mcp-protocol-version: "),
         (good().without("Mcp-Method"), "mcp-method: "),
         (good().without("Mcp-Method").with("Mcp-Method", "tools/list"), "mcp-method: "),
         (good().without("Mcp-Name"), "mcp-name: "),

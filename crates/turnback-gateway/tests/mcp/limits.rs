@@ -53,7 +53,7 @@ async fn more_calls_than_can_be_served_are_refused_at_once() {
     let reply = slow().send().await;
     assert!(before.elapsed() < Duration::from_millis(200));
     assert_eq!((reply.status, reply.error().0, reply.header("retry-after").as_deref()), (503, -32011, Some("1")));
-    assert_eq!(door.desk.refusals(), ["2 calls are being worked on already"]);
+    assert_eq!(door.desk.refusals(), ["too many calls are being worked on; the bound is 2"]);
     assert_eq!(first.finish().await.status, 200);
     assert_eq!(second.finish().await.status, 200);
     works(&door).await;
@@ -162,5 +162,46 @@ async fn a_failure_inside_is_an_answer_and_not_the_end() {
     let panics = json!({ "name": "shop__query", "arguments": { "sql": "panic" } });
     let reply = door.modern(1, "tools/call", panics, json!({})).send().await;
     assert_eq!((reply.status, reply.error().0), (500, -32603));
+    works(&door).await;
+}
+
+#[tokio::test]
+async fn one_agent_cannot_lock_another_out() {
+    let door = Door::with(McpOptions { max_in_flight: 4, max_sessions: 4, ..options() }).await;
+    let slow = json!({ "name": "shop__query", "arguments": { "sql": "slow" } });
+    let mut begun = Vec::new();
+    for _ in 0..4 {
+        begun.push(door.modern(1, "tools/call", slow.clone(), json!({})).begin().await);
+    }
+    while door.desk.calls.lock().unwrap().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let bobs = || door.modern(1, "tools/list", json!({}), json!({})).without("Authorization");
+    assert_eq!(bobs().with("Authorization", "Bearer bob-secret").send().await.status, 200);
+    let mut statuses = Vec::new();
+    for begun in begun {
+        statuses.push(begun.finish().await.status);
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, 503]);
+
+    for _ in 0..3 {
+        door.session(json!({})).await;
+    }
+    let begin = || door.post(initialize("2025-11-25", json!({})));
+    assert_eq!(begin().send().await.status, 503);
+    assert_eq!(begin().without("Authorization").with("Authorization", "Bearer bob-secret").send().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_let_go() {
+    let door =
+        Door::with(McpOptions { max_connections: 1, write_deadline: Duration::from_millis(200), ..options() }).await;
+    // Without a token: answers nobody reads fill the socket.
+    let mut stream = TcpStream::connect(door.at).await.unwrap();
+    let request = door.post("").without("Authorization").without("Connection").bytes();
+    let flood = async { while stream.write_all(&request).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(20), flood).await.expect("the connection is closed");
+    tokio::time::sleep(Duration::from_millis(50)).await;
     works(&door).await;
 }

@@ -151,3 +151,17 @@ async fn the_end_of_input_lets_waiting_callers_go_and_answers_what_runs() {
     let second: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
     assert_eq!(second["result"]["structuredContent"]["slow"], true);
 }
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_not_read_from_either() {
+    let mut pipe = Pipe::open(McpOptions { max_in_flight: 4, max_waiting: 0, ..options() });
+    let line = call(1, "shop__query", &json!({ "sql": "x", "pad": "x".repeat(4000) })) + "\n";
+    let flood = async { while pipe.input.write_all(line.as_bytes()).await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_secs(2), flood).await.is_err(), "the pipe stays open");
+    let before = pipe.desk.calls.lock().unwrap().len();
+    assert!(before < 200, "{before} calls for a peer that reads nothing");
+    // Once it reads, everything goes on.
+    for _ in 0..before {
+        pipe.next().await;
+    }
+}

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use turnback_core::refusal::{Code, Refusal};
 
+use super::patient::Patient;
 use super::session::Sessions;
 use super::{DOOR, Door};
 use crate::desk::Desk;
@@ -99,7 +100,7 @@ async fn serve<D: Desk>(door: &Arc<Door<D>>, stream: TcpStream, at: SocketAddr) 
         .header_read_timeout(door.server.options.head_deadline)
         .max_headers(MAX_HEADERS)
         .max_buf_size(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, door.server.options.write_deadline)), service);
     tokio::pin!(connection);
     let mut closing = door.server.closing.subscribe();
     let ended = tokio::select! {
