@@ -133,7 +133,7 @@ impl<D: Desk> Door<D> {
             let refusal = Refusal::new(Code::NotFound, "there is no such question").at("approval");
             Turned::new(StatusCode::NOT_FOUND, RpcError::new(INVALID_REQUEST, refusal))
         })?;
-        let mut response = Response::new(Body::text(page));
+        let mut response = Response::new(Body::text(turnback_core::text::visible_lines(&page)));
         let headers = response.headers_mut();
         for (name, value) in [
             ("content-type", "text/plain; charset=utf-8"),
@@ -164,7 +164,8 @@ impl<D: Desk> Door<D> {
 
     /// The session a request belongs to. Somebody else's is answered like one that never was.
     fn session(&self, headers: &HeaderMap, caller: &Caller) -> Result<(String, Arc<Peer>), Turned> {
-        let named = single(headers, &SESSION).map_err(|e| Turned::new(StatusCode::BAD_REQUEST, e).of(caller))?;
+        let named = single(headers, &SESSION)
+            .map_err(|e| Turned::new(StatusCode::BAD_REQUEST, RpcError { code: INVALID_REQUEST, ..e }).of(caller))?;
         let Some(id) = named else {
             let refusal = Refusal::new(Code::BadInput, "the header is missing")
                 .at("Mcp-Session-Id")

@@ -1,7 +1,7 @@
 //! The agents' door: the Model Context Protocol over HTTP and stdio.
 //!
-//! Owns the wire: JSON-RPC framing ([`message`]), the methods of both protocol eras ([`server`]), callers
-//! that wait for a person ([`waiting`]), and the two transports ([`http`], [`stdio`]). It never decides
+//! Owns the wire: JSON-RPC framing (`message`), the methods of both protocol eras (`server`), callers
+//! that wait for a person (`waiting`), and the two transports (`http`, `stdio`). It never decides
 //! and never performs: every call goes to the [`Desk`](crate::desk::Desk) as the raw bytes it came in.
 //!
 //! ```text

@@ -158,6 +158,8 @@ pub(super) fn unsupported_version(place: &str, requested: &str) -> RpcError {
     let refusal = Refusal::new(Code::BadInput, "unsupported protocol version")
         .at(place)
         .next(format!("use one of {}", supported.join(", ")));
+    let mut requested = requested.to_owned();
+    message::clip(&mut requested);
     let data = json!({ "supported": supported, "requested": requested });
     RpcError { data: Some(Box::new(data)), ..RpcError::new(UNSUPPORTED_VERSION, refusal) }
 }

@@ -1,7 +1,8 @@
 //! The stdio transport: one message a line, both ways, over any pair of byte streams.
 //!
 //! The caller is given, not asked: who may use the pipe was decided when it was opened. Lines are
-//! bounded, requests are answered as they finish, one writer keeps every line whole.
+//! bounded, requests are answered as they finish, one writer keeps every line whole. The bounds of
+//! [`McpOptions`] hold for each pipe on its own.
 
 use std::io;
 use std::sync::Arc;

@@ -104,7 +104,7 @@ async fn sessions_belong_to_their_principal() {
         door.request("DELETE", "/mcp").with("Authorization", "Bearer bob-secret").with("Mcp-Session-Id", &session);
     refused(&door, &end.send().await, 404, -32600, "no such session");
     let twice = door.post(body.clone()).with("Mcp-Session-Id", &session).with("Mcp-Session-Id", &session).send().await;
-    refused(&door, &twice, 400, -32012, "more than once");
+    refused(&door, &twice, 400, -32600, "more than once");
     assert_eq!(door.post(body).with("Mcp-Session-Id", &session).send().await.status, 200);
 }
 
@@ -188,9 +188,10 @@ async fn the_page_of_a_question_needs_its_whole_name_and_answers_nothing() {
     assert_eq!((page.status, page.header("content-type").as_deref()), (200, Some("text/plain; charset=utf-8")));
     assert_eq!(page.header("cache-control").as_deref(), Some("no-store"));
     assert!(page.body.contains(&format!("turnback approve {id}")), "{}", page.body);
+    assert!(page.body.contains("`customers`<U+202E>\n"), "{}", page.body);
     door.desk.calls.lock().unwrap().clear();
     let short = door.desk.question().approval.short();
-    let dashed = id.replacen("ap_", "ap_{", 1) + "}";
+    let dashed = format!("ap_{}", door.desk.question().approval.uuid().hyphenated());
     for other in [short, id.to_uppercase(), id.replace("ap_", "r_"), format!("{id}/"), format!("{id}x"), dashed] {
         let reply = door.request("GET", &format!("/approvals/{other}")).send().await;
         refused(&door, &reply, 404, -32600, "there is no such question");
