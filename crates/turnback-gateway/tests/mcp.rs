@@ -1,4 +1,5 @@
 //! The agents' door over real sockets and pipes, in front of a small desk that keeps its runs in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 #[path = "mcp/bad_input.rs"]
 mod bad_input;

@@ -12,6 +12,7 @@
 
 mod body;
 mod connection;
+mod patient;
 mod session;
 
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName};
 use hyper::{Method, Response, StatusCode};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use turnback_core::names::ApprovalId;
 use turnback_core::refusal::{Code, Refusal};
 
@@ -37,6 +38,7 @@ use super::message::{
     Message, OVERLOADED, PARSE_ERROR, Request, RpcError, TOO_LARGE, TOO_SLOW, UNAUTHENTICATED, UNSUPPORTED_VERSION,
 };
 use super::peer::Peer;
+use super::room::Place;
 use super::server::{self, HANDSHAKE_VERSIONS, Line, MODERN_VERSION, Outcome, Server};
 use crate::desk::{Caller, Desk};
 
@@ -131,7 +133,7 @@ impl<D: Desk> Door<D> {
             let refusal = Refusal::new(Code::NotFound, "there is no such question").at("approval");
             Turned::new(StatusCode::NOT_FOUND, RpcError::new(INVALID_REQUEST, refusal))
         })?;
-        let mut response = Response::new(Body::text(page));
+        let mut response = Response::new(Body::text(turnback_core::text::visible_lines(&page)));
         let headers = response.headers_mut();
         for (name, value) in [
             ("content-type", "text/plain; charset=utf-8"),
@@ -162,7 +164,8 @@ impl<D: Desk> Door<D> {
 
     /// The session a request belongs to. Somebody else's is answered like one that never was.
     fn session(&self, headers: &HeaderMap, caller: &Caller) -> Result<(String, Arc<Peer>), Turned> {
-        let named = single(headers, &SESSION).map_err(|e| Turned::new(StatusCode::BAD_REQUEST, e).of(caller))?;
+        let named = single(headers, &SESSION)
+            .map_err(|e| Turned::new(StatusCode::BAD_REQUEST, RpcError { code: INVALID_REQUEST, ..e }).of(caller))?;
         let Some(id) = named else {
             let refusal = Refusal::new(Code::BadInput, "the header is missing")
                 .at("Mcp-Session-Id")
@@ -186,7 +189,7 @@ impl<D: Desk> Door<D> {
         caller: &Caller,
     ) -> Result<Response<Body>, Turned> {
         let turned = |status, error| Turned::new(status, error).of(caller);
-        let permit = self.server.admit().map_err(|error| turned(StatusCode::SERVICE_UNAVAILABLE, error))?;
+        let place = self.server.admit(caller).map_err(|error| turned(StatusCode::SERVICE_UNAVAILABLE, error))?;
         let (head, incoming) = request.into_parts();
         let headers = head.headers;
         let json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
@@ -213,7 +216,8 @@ impl<D: Desk> Door<D> {
             .map_err(|e| turned(StatusCode::BAD_REQUEST, RpcError { code: HEADER_MISMATCH, ..e }))?;
         let handshake = version.is_some_and(|version| HANDSHAKE_VERSIONS.contains(&version));
         let modern = match &message {
-            Message::Request(request) => !handshake && (version == Some(MODERN_VERSION) || server::enveloped(request)),
+            Message::Request(request) if request.method == "initialize" => version == Some(MODERN_VERSION),
+            Message::Request(request) => version == Some(MODERN_VERSION) || server::enveloped(request),
             _ => version == Some(MODERN_VERSION),
         };
         // A version nobody speaks is told so, unless the request contradicts its own header.
@@ -226,16 +230,16 @@ impl<D: Desk> Door<D> {
             return Err(turned(StatusCode::BAD_REQUEST, error).under(id));
         }
         if modern {
-            return self.modern(&headers, message, caller, permit).await;
+            return self.modern(&headers, message, caller, place).await;
         }
         match message {
             Message::Request(request) if request.method == "initialize" => {
-                self.initialize(&headers, request, caller, permit).await
+                self.initialize(&headers, request, caller, place).await
             }
             Message::Request(request) => {
                 let (_, peer) = self.session(&headers, caller).map_err(|t| t.under(Some(&request.id)))?;
                 let line = self.line(&headers, caller, peer, false);
-                Ok(self.run(line, request, permit).await)
+                Ok(self.run(line, request, place).await)
             }
             Message::Notification { method, params } => {
                 let (_, peer) = self.session(&headers, caller)?;
@@ -258,7 +262,7 @@ impl<D: Desk> Door<D> {
         headers: &HeaderMap,
         message: Message,
         caller: &Caller,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Turned> {
         let request = match message {
             Message::Request(request) => request,
@@ -281,7 +285,7 @@ impl<D: Desk> Door<D> {
         })
         .map_err(|error| Turned::new(status(error.code, true), error).of(caller).under(Some(&request.id)))?;
         let line = self.line(headers, caller, Arc::default(), true);
-        Ok(self.run(line, request, permit).await)
+        Ok(self.run(line, request, place).await)
     }
 
     async fn initialize(
@@ -289,12 +293,12 @@ impl<D: Desk> Door<D> {
         headers: &HeaderMap,
         request: Request,
         caller: &Caller,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Response<Body>, Turned> {
         let peer = Arc::<Peer>::default();
         let id = request.id.clone();
         let line = self.line(headers, caller, Arc::clone(&peer), false);
-        let response = self.run(line, request, permit).await;
+        let response = self.run(line, request, place).await;
         if response.extensions().get::<Failed>().is_some() {
             return Ok(response);
         }
@@ -331,14 +335,14 @@ impl<D: Desk> Door<D> {
         self: &Arc<Self>,
         (line, mut sent): (Line, mpsc::Receiver<String>),
         request: Request,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> Response<Body> {
         let (streams, modern) = (line.streams, line.modern);
         let (finish, mut finished) = oneshot::channel();
         let id = request.id.clone();
         let server = Arc::clone(&self.server);
         tokio::spawn(async move {
-            let outcome = server.serve(&line, &request, permit).await;
+            let outcome = server.serve(&line, &request, place).await;
             let _ = finish.send(outcome);
         });
         let keep_alive = self.server.options.keep_alive;

@@ -13,6 +13,8 @@ use turnback_core::refusal::{Code, Refusal};
 
 /// Longest `id` echoed, in bytes of its JSON text.
 const ID_LIMIT: usize = 256;
+/// Longest sentence or place in an error, in bytes.
+const TEXT_LIMIT: usize = 512;
 
 // JSON-RPC 2.0, section 5.1.
 pub(super) const PARSE_ERROR: i64 = -32700;
@@ -67,7 +69,11 @@ pub(super) struct RpcError {
 }
 
 impl RpcError {
-    pub(super) fn new(code: i64, refusal: Refusal) -> Self {
+    pub(super) fn new(code: i64, mut refusal: Refusal) -> Self {
+        // What a stranger sent comes back and is recorded, but never all of a mebibyte of it.
+        for text in [Some(&mut refusal.message), refusal.place.as_mut()].into_iter().flatten() {
+            clip(text);
+        }
         Self { code, refusal: Box::new(refusal), data: None }
     }
 
@@ -105,6 +111,14 @@ pub(super) fn string(raw: &RawValue) -> Option<String> {
 /// Whether `raw` is a JSON object.
 pub(super) fn is_object(raw: &RawValue) -> bool {
     raw.get().starts_with('{')
+}
+
+/// Cuts `text` to [`TEXT_LIMIT`], and says so.
+pub(super) fn clip(text: &mut String) {
+    if text.len() > TEXT_LIMIT {
+        text.truncate(text.floor_char_boundary(TEXT_LIMIT));
+        text.push('…');
+    }
 }
 
 /// Reads one message strictly. On failure also the `id` to answer under, when it could be read.
@@ -218,6 +232,38 @@ mod tests {
             response(&request.id, &json!({})),
             r#"{"jsonrpc":"2.0","id":123456789012345678901234567890,"result":{}}"#
         );
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_everything_that_was_sent() {
+        let key = "k".repeat(1 << 19);
+        let (_, error) = read(format!(r#"{{"{key}":{{"{key}":1,"{key}":1}}}}"#).as_bytes()).unwrap_err();
+        assert!(super::error(None, &error).len() < 4096);
+    }
+
+    proptest::proptest! {
+        // Whatever comes in, it is answered; and whatever is taken is strict JSON with what it needs.
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            edits in proptest::collection::vec((0_usize..120, proptest::prelude::any::<u8>()), 0..6),
+            cut in 0_usize..140,
+        ) {
+            let text = br#"{"jsonrpc":"2.0","id":"a\u00e9","method":"tools/call","params":{"name":"x","arguments":{"a":[1,2.5e3,null]}}}"#;
+            let mut bytes = text.to_vec();
+            for (at, byte) in edits {
+                if let Some(slot) = bytes.get_mut(at) {
+                    *slot = byte;
+                }
+            }
+            bytes.truncate(cut);
+            match read(&bytes) {
+                Ok(_) => proptest::prop_assert!(parse_with(&bytes, Numbers::Any).is_ok_and(|v| v["jsonrpc"] == "2.0")),
+                Err((id, error)) => {
+                    let answer = super::error(id.as_deref(), &error);
+                    proptest::prop_assert!(parse_with(answer.as_bytes(), Numbers::Any).is_ok(), "{}", answer);
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The agents' door: the Model Context Protocol over HTTP and stdio.
 //!
-//! Owns the wire: JSON-RPC framing ([`message`]), the methods of both protocol eras ([`server`]), callers
-//! that wait for a person ([`waiting`]), and the two transports ([`http`], [`stdio`]). It never decides
+//! Owns the wire: JSON-RPC framing (`message`), the methods of both protocol eras (`server`), callers
+//! that wait for a person (`waiting`), and the two transports (`http`, `stdio`). It never decides
 //! and never performs: every call goes to the [`Desk`](crate::desk::Desk) as the raw bytes it came in.
 //!
 //! ```text
@@ -19,6 +19,7 @@ mod guard;
 mod http;
 mod message;
 mod peer;
+mod room;
 mod seal;
 mod server;
 mod stdio;
@@ -43,8 +44,8 @@ pub struct McpOptions {
     /// How long a call that waits for a person is held before it is answered `PENDING`. Default 50 s,
     /// below the 60 s after which the TypeScript SDK and Codex give up.
     pub hold: Duration,
-    /// Calls worked on at once, those that only wait for a person not counted. Over it: HTTP 503.
-    /// Default 128.
+    /// Calls worked on at once, those that only wait for a person not counted. Over it: HTTP 503. Of this
+    /// bound, and of those for waiting calls and sessions, one agent may take three quarters. Default 128.
     pub max_in_flight: usize,
     /// Calls that wait for a person at once. Over it a parked call is answered `PENDING` immediately.
     /// Default 256.
@@ -61,6 +62,8 @@ pub struct McpOptions {
     pub body_deadline: Duration,
     /// Time for a request head to arrive, and for an idle connection to be kept. Default 30 s.
     pub head_deadline: Duration,
+    /// Time without progress while an answer is written, after which the connection is closed. Default 30 s.
+    pub write_deadline: Duration,
     /// Interval of keep-alive comments and progress notifications while a call takes long. An answer that
     /// takes longer than one interval is streamed. Default 10 s.
     pub keep_alive: Duration,
@@ -85,6 +88,7 @@ impl Default for McpOptions {
             body_limit: 1 << 20,
             body_deadline: Duration::from_secs(10),
             head_deadline: Duration::from_secs(30),
+            write_deadline: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
             state_ttl: Duration::from_secs(15 * 60),
             grace: Duration::from_secs(5),

@@ -9,13 +9,14 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use turnback_core::contract::{Actor, Statement};
 use turnback_core::json::{Numbers, parse, parse_with};
 use turnback_core::refusal::{Code, Refusal};
 
 use super::message::{self, INVALID_PARAMS, METHOD_NOT_FOUND, OVERLOADED, Request, RpcError, UNSUPPORTED_VERSION};
 use super::peer::{Elicited, Peer};
+use super::room::{Place, Room};
 use super::seal::{Bound, Seal};
 use super::waiting::{self, Parked};
 use super::{McpOptions, catalog};
@@ -33,8 +34,8 @@ pub(super) struct Server<D> {
     pub(super) desk: Arc<D>,
     pub(super) options: McpOptions,
     pub(super) seal: Seal,
-    pub(super) in_flight: Arc<Semaphore>,
-    pub(super) waiting: Arc<Semaphore>,
+    pub(super) in_flight: Arc<Room>,
+    pub(super) waiting: Arc<Room>,
     /// Turns true when the door closes: nobody is held any longer.
     pub(super) closing: watch::Sender<bool>,
 }
@@ -157,6 +158,8 @@ pub(super) fn unsupported_version(place: &str, requested: &str) -> RpcError {
     let refusal = Refusal::new(Code::BadInput, "unsupported protocol version")
         .at(place)
         .next(format!("use one of {}", supported.join(", ")));
+    let mut requested = requested.to_owned();
+    message::clip(&mut requested);
     let data = json!({ "supported": supported, "requested": requested });
     RpcError { data: Some(Box::new(data)), ..RpcError::new(UNSUPPORTED_VERSION, refusal) }
 }
@@ -165,22 +168,20 @@ impl<D: Desk> Server<D> {
     pub(super) fn new(desk: Arc<D>, options: McpOptions) -> std::io::Result<Self> {
         Ok(Self {
             seal: Seal::new()?,
-            in_flight: Arc::new(Semaphore::new(options.max_in_flight)),
-            waiting: Arc::new(Semaphore::new(options.max_waiting)),
+            in_flight: Room::new(options.max_in_flight),
+            waiting: Room::new(options.max_waiting),
             closing: watch::Sender::new(false),
             desk,
             options,
         })
     }
 
-    /// Room for one more request, or why there is none.
-    pub(super) fn admit(&self) -> Result<OwnedSemaphorePermit, RpcError> {
-        Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| {
-            let refusal = Refusal::new(
-                Code::Overloaded,
-                format!("{} calls are being worked on already", self.options.max_in_flight),
-            )
-            .next("try again in a second");
+    /// A place for one more request of `caller`, or why there is none.
+    pub(super) fn admit(&self, caller: &Caller) -> Result<Place, RpcError> {
+        self.in_flight.enter(&caller.agent).ok_or_else(|| {
+            let most = self.options.max_in_flight;
+            let message = format!("too many calls are being worked on; the bound is {most}");
+            let refusal = Refusal::new(Code::Overloaded, message).next("try again in a second");
             RpcError::new(OVERLOADED, refusal)
         })
     }
@@ -192,8 +193,8 @@ impl<D: Desk> Server<D> {
 
     /// Answers one request. Must run in a task of its own: what a desk has begun is not dropped because
     /// a caller hung up.
-    pub(super) async fn serve(&self, line: &Line, request: &Request, permit: OwnedSemaphorePermit) -> Outcome {
-        let outcome = self.dispatch(line, request, permit).await;
+    pub(super) async fn serve(&self, line: &Line, request: &Request, place: Place) -> Outcome {
+        let outcome = self.dispatch(line, request, place).await;
         match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -203,12 +204,7 @@ impl<D: Desk> Server<D> {
         }
     }
 
-    async fn dispatch(
-        &self,
-        line: &Line,
-        request: &Request,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Outcome, RpcError> {
+    async fn dispatch(&self, line: &Line, request: &Request, place: Place) -> Result<Outcome, RpcError> {
         let result = match request.method.as_str() {
             "initialize" if !line.modern => initialize(&line.peer, request)?,
             "server/discover" if line.modern => {
@@ -226,7 +222,7 @@ impl<D: Desk> Server<D> {
                 let list = json!({ "tools": tools });
                 if line.modern { catalog::uncached(list) } else { list }
             }
-            "tools/call" => return self.call(line, request, permit).await,
+            "tools/call" => return self.call(line, request, place).await,
             other => {
                 let refusal = Refusal::new(Code::Unsupported, "no such method").at(other);
                 return Err(RpcError::new(METHOD_NOT_FOUND, refusal));
@@ -235,7 +231,7 @@ impl<D: Desk> Server<D> {
         Ok(Outcome::Result(result))
     }
 
-    async fn call(&self, line: &Line, request: &Request, permit: OwnedSemaphorePermit) -> Result<Outcome, RpcError> {
+    async fn call(&self, line: &Line, request: &Request, place: Place) -> Result<Outcome, RpcError> {
         let (params, meta) = Params::read(request)?;
         let tool = params
             .name
@@ -281,7 +277,7 @@ impl<D: Desk> Server<D> {
                     asks: elicits && !line.modern && line.streams,
                     declined,
                 };
-                match waiting::hold(self, line, parked, permit).await {
+                match waiting::hold(self, line, parked, place).await {
                     Some(answer) => answer,
                     None => return Ok(Outcome::Cancelled),
                 }

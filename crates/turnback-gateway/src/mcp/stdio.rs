@@ -1,7 +1,8 @@
 //! The stdio transport: one message a line, both ways, over any pair of byte streams.
 //!
 //! The caller is given, not asked: who may use the pipe was decided when it was opened. Lines are
-//! bounded, requests are answered as they finish, one writer keeps every line whole.
+//! bounded, requests are answered as they finish, one writer keeps every line whole. The bounds of
+//! [`McpOptions`] hold for each pipe on its own.
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::desk::{Caller, Desk};
 
 /// What this door is called in the record.
 const DOOR: &str = "mcp/stdio";
+/// Lines that may wait to be written.
+const QUEUE: usize = 64;
 
 /// Serves one agent over a pair of byte streams until `reader` ends or `writer` fails.
 ///
@@ -40,7 +43,7 @@ where
     W: AsyncWrite + Unpin + Send + 'static,
 {
     let server = Arc::new(Server::new(desk, options)?);
-    let (out, lines) = mpsc::channel(64);
+    let (out, lines) = mpsc::channel(QUEUE);
     let writing = tokio::spawn(write(lines, writer));
     let mut pipe = Pipe { server, caller, peer: Arc::default(), out, tasks: JoinSet::new() };
     let read = pipe.read(BufReader::new(reader)).await;
@@ -75,7 +78,9 @@ enum Read {
 
 impl<D: Desk> Pipe<D> {
     async fn read(&mut self, mut reader: impl AsyncBufRead + Unpin) -> io::Result<()> {
-        let limit = self.server.options.body_limit;
+        let options = &self.server.options;
+        let limit = options.body_limit;
+        let most = options.max_in_flight.saturating_add(options.max_waiting).saturating_add(QUEUE);
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -83,8 +88,12 @@ impl<D: Desk> Pipe<D> {
                 read = next_line(&mut reader, &mut line, limit) => read?,
                 () = self.out.closed() => return Ok(()),
             };
-            // Finished tasks are forgotten here, so their number stays that of the permits.
             while self.tasks.try_join_next().is_some() {}
+            // More tasks than places: the rest only wait to be written. A peer that does not read is not
+            // read from either.
+            while self.tasks.len() >= most && !self.out.is_closed() {
+                self.tasks.join_next().await;
+            }
             match read {
                 Read::End => return Ok(()),
                 Read::TooLong => {
@@ -119,8 +128,8 @@ impl<D: Desk> Pipe<D> {
         {
             return self.refuse(Some(&request.id), error).await;
         }
-        let permit = match self.server.admit() {
-            Ok(permit) => permit,
+        let place = match self.server.admit(&self.caller) {
+            Ok(place) => place,
             Err(error) => return self.refuse(Some(&request.id), error).await,
         };
         let line = Line {
@@ -138,7 +147,7 @@ impl<D: Desk> Pipe<D> {
             // Its own task once more, so that a panic is an answer and not silence.
             let id = request.id.clone();
             let out = line.out.clone();
-            let served = tokio::spawn(async move { server.serve(&line, &request, permit).await }).await;
+            let served = tokio::spawn(async move { server.serve(&line, &request, place).await }).await;
             let text = match served {
                 Ok(Outcome::Result(result)) => message::response(&id, &result),
                 Ok(Outcome::Error(error)) => message::error(Some(&id), &error),

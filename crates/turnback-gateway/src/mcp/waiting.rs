@@ -10,15 +10,14 @@
 //! | 2026-07-28 with URL elicitation | `input_required` at once (see [`super::server`]), held when it retries |
 //! | everybody else | held, then `PENDING` |
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, interval_at, timeout};
 
 use super::peer::Elicited;
+use super::room::Place;
 use super::server::{Line, Server, closed};
 use super::{catalog, message};
 use crate::desk::{Answer, Desk, Pending};
@@ -41,18 +40,13 @@ pub(super) struct Parked<'a> {
 
 /// Holds a caller until its run ends, it does not want to wait any longer, or the hold is over.
 /// `None` when it cancelled or went away.
-pub(super) async fn hold<D: Desk>(
-    server: &Server<D>,
-    line: &Line,
-    parked: Parked<'_>,
-    permit: OwnedSemaphorePermit,
-) -> Option<Answer> {
+pub(super) async fn hold<D: Desk>(server: &Server<D>, line: &Line, parked: Parked<'_>, place: Place) -> Option<Answer> {
     let Parked { pending, id, progress, asks, declined } = parked;
     // Whoever only waits must not keep others from being served; too many who wait are sent away.
-    let Ok(_waiting) = Arc::clone(&server.waiting).try_acquire_owned() else {
+    let Some(_waiting) = server.waiting.enter(&line.caller.agent) else {
         return Some(Answer::Pending(pending));
     };
-    drop(permit);
+    drop(place);
     let mut closing = server.closing.subscribe();
     let patience = if declined || *closing.borrow_and_update() { Duration::ZERO } else { server.options.hold };
 
@@ -64,7 +58,8 @@ pub(super) async fn hold<D: Desk>(
     if let Some(question) = &question {
         let mut params = catalog::elicitation(&pending);
         params["elicitationId"] = json!(pending.approval);
-        line.out.send(message::request(&question.id, "elicitation/create", &params)).await.ok()?;
+        // No room to ask means a peer that does not read; it is held like one that cannot be asked.
+        let _ = line.out.try_send(message::request(&question.id, "elicitation/create", &params));
     }
 
     let wait = timeout(patience + OVERRUN, server.desk.wait(&line.caller, pending.clone(), patience));
@@ -92,14 +87,15 @@ pub(super) async fn hold<D: Desk>(
                         token.get(),
                         json!(format!("waiting for a person to answer {}", pending.approval)),
                     );
-                    line.out.send(text).await.ok()?;
+                    // To a peer that does not read, the hold must not become longer than it is.
+                    let _ = line.out.try_send(text);
                 }
             }
         }
     };
     if question.is_some() && !matches!(answer, Answer::Pending(_)) {
         let params = json!({ "elicitationId": pending.approval });
-        line.out.send(message::notification("notifications/elicitation/complete", &params)).await.ok()?;
+        let _ = line.out.try_send(message::notification("notifications/elicitation/complete", &params));
     }
     Some(answer)
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use turnback_core::refusal::{Code, Refusal};
 
+use super::patient::Patient;
 use super::session::Sessions;
 use super::{DOOR, Door};
 use crate::desk::Desk;
@@ -87,8 +89,10 @@ pub async fn serve_http<D: Desk>(
 }
 
 async fn serve<D: Desk>(door: &Arc<Door<D>>, stream: TcpStream, at: SocketAddr) {
+    let served = AtomicBool::new(false);
     let service = service_fn(|request| {
         let door = Arc::clone(door);
+        served.store(true, Ordering::Relaxed);
         async move { Ok::<_, Infallible>(door.answer(request, at).await) }
     });
     let connection = http1::Builder::new()
@@ -96,7 +100,7 @@ async fn serve<D: Desk>(door: &Arc<Door<D>>, stream: TcpStream, at: SocketAddr) 
         .header_read_timeout(door.server.options.head_deadline)
         .max_headers(MAX_HEADERS)
         .max_buf_size(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, door.server.options.write_deadline)), service);
     tokio::pin!(connection);
     let mut closing = door.server.closing.subscribe();
     let ended = tokio::select! {
@@ -106,12 +110,12 @@ async fn serve<D: Desk>(door: &Arc<Door<D>>, stream: TcpStream, at: SocketAddr) 
             connection.await
         }
     };
-    if let Err(error) = ended {
-        // Malformed heads, slow heads, broken pipes. There is no request to answer.
-        let refusal = Refusal::new(Code::BadInput, format!("the connection was closed: {error}")).at("connection");
-        if error.is_parse() || error.is_timeout() {
-            door.server.turned(DOOR, None, &refusal);
-        }
+    let Err(error) = ended else { return };
+    // There is no request to answer. A timeout after the first request is a kept connection nobody used
+    // again, and a broken pipe a client that left: neither was turned away.
+    if error.is_parse() || (error.is_timeout() && !served.load(Ordering::Relaxed)) {
+        let refusal = Refusal::new(Code::BadInput, format!("the connection was closed: {error}")).at("request head");
+        door.server.turned(DOOR, None, &refusal);
     }
 }
 

@@ -9,6 +9,7 @@ use turnback_core::refusal::{Code, Refusal};
 
 use crate::desk::Caller;
 use crate::mcp::peer::{Peer, lock};
+use crate::mcp::room::Room;
 
 /// All sessions. Bounded; those unused are forgotten.
 pub(super) struct Sessions {
@@ -40,15 +41,21 @@ impl Sessions {
         getrandom::fill(&mut secret)
             .map_err(|e| Refusal::new(Code::Failed, format!("the system has no randomness: {e}")))?;
         let id = hex::encode(secret);
+        let full = |message: String| {
+            Err(Refusal::new(Code::Overloaded, message)
+                .at("initialize")
+                .next("end sessions that are not needed with DELETE, or try again later"))
+        };
         let now = Instant::now();
         let mut open = lock(&self.open);
-        if open.len() >= most {
+        if open.len() >= Room::share(most) {
             open.retain(|_, session| !session.stale(self.idle, now));
         }
         if open.len() >= most {
-            return Err(Refusal::new(Code::Overloaded, format!("{most} sessions are open already"))
-                .at("initialize")
-                .next("end sessions that are not needed with DELETE, or try again later"));
+            return full(format!("{most} sessions are open already"));
+        }
+        if open.values().filter(|session| session.caller.agent == caller.agent).count() >= Room::share(most) {
+            return full(format!("agent `{}` has {} sessions already", caller.agent, Room::share(most)));
         }
         open.insert(id.clone(), Session { caller: caller.clone(), peer, used: now });
         Ok(id)
