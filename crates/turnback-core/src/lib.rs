@@ -7,10 +7,13 @@
 //! [`approval`] → [`permit`] → [`run`] → [`rollback`] → [`record`].
 
 pub mod approval;
+pub mod budget;
 pub mod contract;
 pub mod decision;
 pub mod digest;
 pub mod effect;
+#[cfg(test)]
+mod fixtures;
 pub mod gates;
 pub mod json;
 pub mod names;
@@ -22,3 +25,4 @@ pub mod rollback;
 pub mod run;
 pub mod text;
 pub mod tool;
+pub mod undo;

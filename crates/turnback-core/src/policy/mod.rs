@@ -1,23 +1,302 @@
-//! Policy as code.
+//! Policy as code: the outer bound of what an agent may ever do, in Cedar.
+//!
+//! ```text
+//! sources ──split──► one Cedar policy each ──validate──► slices by tool
+//!                                                         ├ hard: permits and plain forbids
+//!                                                         └ soft: forbids with @outcome
+//! ```
+//!
+//! Owns how Cedar's answer becomes a verdict. Never builds a Cedar value from raw argument JSON
+//! (`schema.rs` builds typed ones), and never lets an evaluation error pass as an answer: Cedar skips
+//! a policy that fails to evaluate, so a `forbid` that reads a missing attribute would silently allow.
+//!
+//! Invariant `FAIL-CLOSED`: any diagnostic error, panic or missing fact is a deny that says which.
+//! Invariant `ONLY-TIGHTEN`: a forbid, soft or plain, never makes the answer less strict than without it.
+//!
+//! Cedar evaluates every policy of a set it is given. Policies are therefore sorted into slices when
+//! they are loaded, one for each set of tools that the same policies can match, and a decision
+//! evaluates only its tool's slice.
 
-use crate::decision::Verdict;
+pub mod cases;
+mod compile;
+pub mod explain;
+pub mod lint;
+pub mod schema;
+mod source;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use cedar_policy::{Authorizer, Decision as CedarDecision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema};
+use serde::{Deserialize, Serialize};
+
+use crate::contract::Contract;
+use crate::decision::{Obligation, Ruling, Verdict};
 use crate::digest::Sha256;
 use crate::gates::Facts;
+use crate::gates::authorization::NAME;
+use crate::text::visible;
+use crate::tool::Tool;
 
-/// A compiled policy.
+/// One policy file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its name in messages and rule names.
+    pub name: String,
+    /// Its content.
+    pub text: String,
+}
+
+/// What is wrong with a policy, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{file}:{line}:{column}: {message}")]
+pub struct PolicyError {
+    /// The source's name.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What would be accepted, when that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What is known of one policy besides what Cedar evaluates.
 #[derive(Debug)]
+struct Rule {
+    /// The name people see: `@id`, or `file:line`.
+    name: String,
+    reason: Option<String>,
+    next: Option<String>,
+    /// `None` for permits and plain forbids.
+    outcome: Option<Ruling>,
+    obligations: Vec<Obligation>,
+}
+
+/// The policies one decision evaluates.
+#[derive(Debug)]
+struct Slice {
+    hard: PolicySet,
+    soft: PolicySet,
+}
+
+/// A registered tool, ready to be asked about.
+#[derive(Debug)]
+struct Entry {
+    tool: Tool,
+    action: EntityUid,
+    resource: EntityUid,
+    /// The action with its groups, and the resource.
+    entities: Entities,
+    slice: Arc<Slice>,
+}
+
+/// A compiled policy, bound to the tools it was compiled for.
 pub struct Policy {
     digest: Sha256,
+    schema: Schema,
+    entries: HashMap<String, Entry>,
+    rules: HashMap<PolicyId, Rule>,
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("digest", &self.digest)
+            .field("tools", &self.entries.len())
+            .field("rules", &self.rules.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Policy {
-    /// Digest of sources and schema.
+    /// Compiles policy files against the registered tools.
+    ///
+    /// Cedar validates strictly against a schema generated from `registry`. Understood annotations:
+    /// `@id`, `@reason` and `@next` on any policy; `@outcome("review"|"constrain"|"fallback")` on
+    /// forbids; `@approvers("anna,ben")` beside a `review`, `@form` beside a `constrain`.
+    ///
+    /// # Errors
+    /// Every [`PolicyError`] found, in the order of the files.
+    pub fn compile(sources: &[Source], registry: &[Tool]) -> Result<Self, Vec<PolicyError>> {
+        compile::compile(sources, registry)
+    }
+
+    /// Digest of sources and schema: two policies with one digest judge alike.
     pub fn digest(&self) -> Sha256 {
         self.digest
     }
 
-    /// Judges one action.
-    pub fn judge(&self, _facts: &Facts<'_>) -> Verdict {
-        Verdict::new("authorization", crate::decision::Ruling::Deny, "")
+    /// Judges one action of an agent.
+    ///
+    /// The hard slice must allow; soft forbids that match then tighten to the strictest of their
+    /// outcomes.
+    pub fn judge(&self, facts: &Facts<'_>) -> Verdict {
+        guarded(facts.contract.tool.as_str(), || self.ask(facts).unwrap_or_else(|deny| *deny))
+    }
+
+    /// `Err` holds the verdict of whatever is missing.
+    fn ask(&self, facts: &Facts<'_>) -> Result<Verdict, Box<Verdict>> {
+        let deny = |reason: String| Box::new(Verdict::new(NAME, Ruling::Deny, reason));
+        let contract = facts.contract;
+        let entry = self
+            .entries
+            .get(contract.tool.as_str())
+            .ok_or_else(|| deny(format!("tool `{}` is not registered with the policy", contract.tool)))?;
+        if let Some(what) = differs(contract, &entry.tool) {
+            return Err(Box::new(
+                Verdict::new(
+                    NAME,
+                    Ruling::Deny,
+                    format!("the {what} of tool `{}` is not what the policy was compiled for", contract.tool),
+                )
+                .next("an operator reloads the policy"),
+            ));
+        }
+        let agent = facts.agent.ok_or_else(|| deny(format!("{} is not registered", contract.actor)))?;
+        if contract.actor.agent() != Some(&agent.name) {
+            return Err(deny(format!("facts are about agent `{}`, not {}", agent.name, contract.actor)));
+        }
+        let unusable = |what: &str, e: &dyn fmt::Display| deny(format!("{what} does not fit the policy's schema: {e}"));
+        let principal = schema::principal(agent, contract).map_err(|e| unusable("the agent", &e))?;
+        let uid = principal.uid();
+        let entities = entry.entities.clone().add_entities([principal], None).map_err(|e| unusable("the agent", &e))?;
+        let context = schema::context(facts).map_err(|e| unusable("the context", &e))?;
+        let request = Request::new(uid, entry.action.clone(), entry.resource.clone(), context, Some(&self.schema))
+            .map_err(|e| unusable("the request", &e))?;
+
+        let hard = self.evaluate(&request, &entry.slice.hard, &entities)?;
+        let matched: Vec<&Rule> = hard.matched;
+        if hard.decision == CedarDecision::Deny {
+            return Ok(match matched.as_slice() {
+                [] => Verdict::new(
+                    NAME,
+                    Ruling::Deny,
+                    format!("no rule permits {} to use `{}` on `{}`", contract.actor, contract.tool, contract.resource),
+                )
+                .next("an operator adds a permit for it, or use a tool that is permitted"),
+                forbids => verdict(Ruling::Deny, forbids, "forbidden by"),
+            });
+        }
+        let soft = self.evaluate(&request, &entry.slice.soft, &entities)?;
+        let Some(strictest) = soft.matched.iter().filter_map(|rule| rule.outcome).max() else {
+            return Ok(verdict(Ruling::Allow, &matched, "permitted by"));
+        };
+        // Every forbid that matched is named and its obligations hold; the strictest decide.
+        let mut tightened = verdict(strictest, &soft.matched, "asked for by");
+        tightened.reason = reasons(
+            &soft.matched.iter().copied().filter(|rule| rule.outcome == Some(strictest)).collect::<Vec<_>>(),
+            "asked for by",
+        );
+        Ok(tightened)
+    }
+
+    /// Evaluates one set. Upholds `FAIL-CLOSED`: an error in any policy is the answer.
+    fn evaluate(&self, request: &Request, set: &PolicySet, entities: &Entities) -> Result<Evaluated<'_>, Box<Verdict>> {
+        let response = Authorizer::new().is_authorized(request, set, entities);
+        let mut errors: Vec<(&str, String)> = response
+            .diagnostics()
+            .errors()
+            .map(|cedar_policy::AuthorizationError::PolicyEvaluationError(e)| {
+                (self.rules.get(e.policy_id()).map_or("?", |rule| rule.name.as_str()), e.inner().to_string())
+            })
+            .collect();
+        if !errors.is_empty() {
+            errors.sort();
+            let (name, error) = &errors[0];
+            let mut verdict = Verdict::new(
+                NAME,
+                Ruling::Deny,
+                format!("policy `{}` failed to evaluate: {}", visible(name), visible(error)),
+            )
+            .next("an operator corrects the policy");
+            verdict.rules = errors.iter().map(|(name, _)| (*name).to_owned()).collect();
+            return Err(Box::new(verdict));
+        }
+        let mut matched = Vec::new();
+        for id in response.diagnostics().reason() {
+            matched.push(self.rules.get(id).ok_or_else(|| {
+                Box::new(Verdict::new(NAME, Ruling::Deny, format!("policy `{id}` matched but is not loaded")))
+            })?);
+        }
+        // Cedar returns a hash set; a record must read the same every time.
+        matched.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Evaluated { decision: response.decision(), matched })
     }
 }
+
+struct Evaluated<'a> {
+    decision: CedarDecision,
+    matched: Vec<&'a Rule>,
+}
+
+/// Runs `judge`; a panic is a deny. Cedar is a large evaluator fed by files people write, and the
+/// authorization gate must not be the way to take the node down or through.
+fn guarded(tool: &str, judge: impl FnOnce() -> Verdict) -> Verdict {
+    catch_unwind(AssertUnwindSafe(judge)).unwrap_or_else(|panic| {
+        let why = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no reason given".to_owned());
+        Verdict::new(
+            NAME,
+            Ruling::Deny,
+            format!("evaluating the policies of tool `{tool}` panicked: {}", visible(&why)),
+        )
+        .next("an operator looks for the policy at fault and reports it")
+    })
+}
+
+/// What of a contract is not as the policy knows the tool. All of it decides which rules match.
+fn differs(contract: &Contract, tool: &Tool) -> Option<&'static str> {
+    [
+        (contract.resource != tool.resource, "resource"),
+        (contract.kind != tool.kind, "kind"),
+        (contract.environment != tool.environment, "environment"),
+        (contract.verb != tool.verb, "verb"),
+        (contract.risk != tool.risk, "risk"),
+        (contract.schema_hash != tool.schema_hash, "schema"),
+    ]
+    .into_iter()
+    .find_map(|(different, what)| different.then_some(what))
+}
+
+fn verdict(ruling: Ruling, rules: &[&Rule], how: &str) -> Verdict {
+    let mut verdict = Verdict::new(NAME, ruling, reasons(rules, how));
+    verdict.rules = rules.iter().map(|rule| rule.name.clone()).collect();
+    verdict.next = rules.iter().find_map(|rule| rule.next.clone()).or_else(|| {
+        let generic = match ruling {
+            Ruling::Allow => return None,
+            Ruling::Constrain => "ask for a smaller or safer form",
+            Ruling::Review => "a person looks at the measured effect and decides",
+            Ruling::Fallback => "wait until the system is back to normal",
+            Ruling::Deny => "choose an action that no rule forbids, or ask an operator to change the rule",
+        };
+        Some(generic.to_owned())
+    });
+    if ruling != Ruling::Allow {
+        verdict.obligations = rules.iter().flat_map(|rule| rule.obligations.iter().cloned()).collect();
+    }
+    verdict
+}
+
+/// The reasons rules give, or their names.
+fn reasons(rules: &[&Rule], how: &str) -> String {
+    rules
+        .iter()
+        .map(|rule| match &rule.reason {
+            Some(reason) => visible(reason),
+            None => format!("{how} rule `{}`", visible(&rule.name)),
+        })
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! What a policy file says that its author probably did not mean.
+//!
+//! Errors keep a policy from loading or make a rule do the opposite of its purpose; warnings are
+//! worth a look. Never changes anything and never runs a policy.
+
+use std::collections::HashSet;
+
+use cedar_policy::{ActionConstraint, Effect, EntityUid, ResourceConstraint};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::compile::{Checked, Parsed, check, matches};
+use super::{PolicyError, Source, schema};
+use crate::decision::Ruling;
+use crate::text::visible;
+use crate::tool::Tool;
+
+/// How serious a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth a look.
+    Warning,
+    /// It does not load, or cannot do what it says.
+    Error,
+}
+
+/// One thing found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The source's name.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// How serious it is.
+    pub severity: Severity,
+    /// The lint's stable name: `compile`, `endless-review`, `wide-permit`, `late-permit`, `dead-rule`,
+    /// `unknown-word`, `missing-id`, `cedar`.
+    pub rule: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+/// Everything questionable in policy files, in the order of the files.
+pub fn lint(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
+    let checked = match check(sources, registry) {
+        Ok(checked) => checked,
+        Err(errors) => return errors.into_iter().map(compile_error).collect(),
+    };
+    let Checked { parsed, dead, warnings, errors, .. } = checked;
+    let mut findings: Vec<Finding> = errors.into_iter().map(compile_error).collect();
+    let mut dead: HashSet<usize> = dead.into_iter().collect();
+    let tools: Vec<(Vec<EntityUid>, EntityUid, &Tool)> = registry
+        .iter()
+        .filter_map(|tool| {
+            let (action, resource, entities) = schema::tool_entities(tool).ok()?;
+            let actions = entities.iter().map(cedar_policy::Entity::uid);
+            Some((actions.filter(|uid| uid.type_name() == action.type_name()).collect(), resource, tool))
+        })
+        .collect();
+    for (index, one) in parsed.iter().enumerate() {
+        let reached: Vec<&Tool> = tools
+            .iter()
+            .filter(|(actions, resource, _)| matches(&one.policy, actions, resource))
+            .map(|(_, _, tool)| *tool)
+            .collect();
+        if reached.is_empty() || dead.contains(&index) {
+            dead.insert(index);
+            findings.push(warn(one, "dead-rule", "no registered tool can match this rule".to_owned()));
+        }
+        examine(one, &reached, &mut findings);
+    }
+    for (index, offset, message) in warnings {
+        // Cedar also finds a dead rule impossible: one mistake, one finding.
+        if let Some(one) = parsed.get(index).filter(|_| !dead.contains(&index)) {
+            let (line, column) = one.at(offset);
+            findings.push(Finding { line, column, ..warn(one, "cedar", message) });
+        }
+    }
+    let order = |file: &str| sources.iter().position(|source| source.name == file);
+    findings.sort_by(|a, b| {
+        let key = |f: &Finding| (order(&f.file), f.line, f.column);
+        key(a).cmp(&key(b)).then_with(|| a.rule.cmp(&b.rule))
+    });
+    findings
+}
+
+fn examine(one: &Parsed<'_>, reached: &[&Tool], findings: &mut Vec<Finding>) {
+    if one.policy.annotation("id").is_none() {
+        findings.push(warn(
+            one,
+            "missing-id",
+            "without @id records name this rule by its line, which moves when the file is edited".to_owned(),
+        ));
+    }
+    // A policy that parsed also has a JSON form; without one there is nothing to look at.
+    let Ok(body) = one.policy.to_json() else { return };
+    if one.policy.effect() == Effect::Permit {
+        let any_action = one.policy.action_constraint() == ActionConstraint::Any;
+        let any_resource = one.policy.resource_constraint() == ResourceConstraint::Any;
+        if any_action {
+            findings.push(warn(
+                one,
+                "wide-permit",
+                "this permit covers every tool, those registered later included; name an action or a group".to_owned(),
+            ));
+        } else if any_resource && reached.iter().any(|tool| tool.risk.writes()) {
+            findings.push(warn(
+                one,
+                "wide-permit",
+                "this permit covers writes on every resource, those configured later included; add `resource is ...` \
+                 or `resource == ...`"
+                    .to_owned(),
+            ));
+        }
+        if mentions(&body, ".", "effect") {
+            findings.push(warn(
+                one,
+                "late-permit",
+                "the effect is measured only after a permit without it let the action be staged; put the limit \
+                 into a forbid"
+                    .to_owned(),
+            ));
+        }
+    }
+    if one.rule.outcome == Some(Ruling::Review) && !mentions(&body, ".", "approved") {
+        findings.push(Finding {
+            severity: Severity::Error,
+            ..warn(
+                one,
+                "endless-review",
+                "an approval never satisfies this review; add `unless { context.approved }`".to_owned(),
+            )
+        });
+    }
+    let mut words = Vec::new();
+    compared(&body, &mut words);
+    let (verbs, risks) = schema::words();
+    for (attribute, word) in words {
+        let known = match attribute {
+            "verb" => &verbs,
+            "risk" => &risks,
+            _ => continue,
+        };
+        if !known.contains(&word) {
+            findings.push(warn(
+                one,
+                "unknown-word",
+                format!("context.{attribute} is never `{}`; it is one of {}", visible(word), known.join(", ")),
+            ));
+        }
+    }
+}
+
+fn compile_error(error: PolicyError) -> Finding {
+    let message = match error.next {
+        Some(next) => format!("{}; {next}", error.message),
+        None => error.message,
+    };
+    Finding {
+        file: error.file,
+        line: error.line,
+        column: error.column,
+        severity: Severity::Error,
+        rule: "compile".to_owned(),
+        message,
+    }
+}
+
+fn warn(one: &Parsed<'_>, rule: &str, message: String) -> Finding {
+    let (line, column) = one.at(0);
+    Finding { file: one.source.name.clone(), line, column, severity: Severity::Warning, rule: rule.to_owned(), message }
+}
+
+/// Whether an expression applies `operator` to `context` and `attribute`, in Cedar's JSON form.
+fn mentions(value: &Value, operator: &str, attribute: &str) -> bool {
+    match value {
+        Value::Object(map) => {
+            map.get(operator).is_some_and(|inner| context_attribute(inner) == Some(attribute))
+                || map.values().any(|inner| mentions(inner, operator, attribute))
+        }
+        Value::Array(items) => items.iter().any(|inner| mentions(inner, operator, attribute)),
+        _ => false,
+    }
+}
+
+/// The attribute, when `value` is the operand of an access to `context`.
+fn context_attribute(value: &Value) -> Option<&str> {
+    (value.pointer("/left/Var")?.as_str()? == "context").then(|| value.get("attr")?.as_str()).flatten()
+}
+
+/// Literals that context attributes are compared with.
+fn compared<'a>(value: &'a Value, found: &mut Vec<(&'a str, &'a str)>) {
+    match value {
+        Value::Object(map) => {
+            for (operator, inner) in map {
+                if (operator == "==" || operator == "!=")
+                    && let (Some(left), Some(right)) = (inner.get("left"), inner.get("right"))
+                {
+                    for (access, literal) in [(left, right), (right, left)] {
+                        if let (Some(attribute), Some(word)) =
+                            (access.get(".").and_then(context_attribute), literal.get("Value").and_then(Value::as_str))
+                        {
+                            found.push((attribute, word));
+                        }
+                    }
+                }
+                compared(inner, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|inner| compared(inner, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{registry, sources};
+
+    fn found(text: &str) -> Vec<(usize, Severity, String)> {
+        lint(&sources(text), &registry()).into_iter().map(|f| (f.line, f.severity, f.rule)).collect()
+    }
+
+    #[test]
+    fn each_lint_finds_its_mistake_and_nothing_else() {
+        use Severity::{Error, Warning};
+        for (text, expected) in [
+            ("@id(\"a\") permit(principal, action in Action::\"read\", resource);", vec![]),
+            ("@id(\"a\") permit(principal, action in Action::\"write\", resource is Files);", vec![]),
+            ("@id(\"a\")\npermit(principal, action, resource);", vec![(1, Warning, "wide-permit")]),
+            (
+                "\n@id(\"a\") permit(principal, action in Action::\"write\", resource);",
+                vec![(2, Warning, "wide-permit")],
+            ),
+            ("forbid(principal, action, resource);", vec![(1, Warning, "missing-id")]),
+            (
+                "@id(\"a\") @outcome(\"review\") forbid(principal, action, resource);",
+                vec![(1, Error, "endless-review")],
+            ),
+            (
+                "@id(\"a\") @outcome(\"review\") forbid(principal, action, resource) unless { context.approved };",
+                vec![],
+            ),
+            ("@id(\"a\") @outcome(\"fallback\") forbid(principal, action, resource);", vec![]),
+            (
+                "@id(\"a\") forbid(principal, action in Action::\"sqlite.query\", resource is Files);",
+                vec![(1, Warning, "dead-rule")],
+            ),
+            ("@id(\"a\") forbid(principal, action, resource == Files::\"nowhere\");", vec![(1, Warning, "dead-rule")]),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context.verb == \"remove\" };",
+                vec![(1, Warning, "unknown-word")],
+            ),
+            (
+                "@id(\"a\") permit(principal, action in Action::\"read\", resource) when { context has effect && context.effect.rows < 9 };",
+                vec![(1, Warning, "late-permit")],
+            ),
+            ("@id(\"a\") forbid(principal, akshun, resource);", vec![(1, Error, "compile")]),
+        ] {
+            let expected: Vec<_> = expected.into_iter().map(|(l, s, r)| (l, s, r.to_owned())).collect();
+            assert_eq!(found(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn cedars_own_warnings_are_passed_on() {
+        let found = found("@id(\"a\") forbid(principal, action, resource) when { context.verb == \"read\" && false };");
+        assert!(found.iter().any(|(_, _, rule)| rule == "cedar"), "{found:?}");
+    }
+}
