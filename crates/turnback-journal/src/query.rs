@@ -1,0 +1,240 @@
+//! Reading the journal: runs, their events, and the small tables.
+//!
+//! Every read has its own connection, so reading never waits for the writer and sees whole
+//! transactions only. Nothing here writes.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params_from_iter};
+use serde_json::Value;
+use tlog_tiles::{record_hash, stored_hash_index};
+use turnback_core::digest::Sha256;
+use turnback_core::names::{AgentName, ApprovalId, RunId};
+use turnback_core::record::{self, Body, Record, Row};
+use uuid::Uuid;
+
+use crate::Table;
+use crate::error::{JournalError, storage};
+use crate::sqlite::{hash_at, signed, table_name};
+
+/// Connections kept open for the next reader. More may be in use at once.
+const IDLE: usize = 8;
+
+/// Fewest digits of an identity that are looked for.
+const FEWEST_DIGITS: usize = 4;
+
+/// Which runs to list. Everything set must hold; nothing set is every run.
+#[derive(Clone, Debug, Default)]
+pub struct RowFilter {
+    /// Proposed by this agent.
+    pub agent: Option<AgentName>,
+    /// On this resource.
+    pub resource: Option<String>,
+    /// In this state, by its word.
+    pub state: Option<String>,
+    /// Not over yet.
+    pub open: bool,
+    /// Committed at this time or later, to the microsecond.
+    pub committed_since: Option<Timestamp>,
+    /// With this action digest.
+    pub action: Option<Sha256>,
+    /// Not over, or over with a caller who has still to hear it.
+    pub unanswered: bool,
+    /// Ever asked this question. Whether it still waits, [`Row::question`] says.
+    pub question: Option<ApprovalId>,
+    /// Counters this run.
+    pub undoes: Option<RunId>,
+    /// At most so many; `None` is all of them.
+    pub limit: Option<usize>,
+}
+
+pub(crate) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// Opens a journal for reading only.
+pub(crate) fn open_readonly(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW,
+    )?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    connection.pragma_update(None, "cell_size_check", "ON")?;
+    Ok(connection)
+}
+
+impl Readers {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, idle: Mutex::new(Vec::new()) }
+    }
+
+    pub(crate) fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, JournalError> {
+        let failed = storage("reading the journal");
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let pooled = idle().pop();
+        let connection = pooled.map_or_else(|| open_readonly(&self.path), Ok).map_err(&failed)?;
+        // A connection that failed is not used again.
+        let answer = read(&connection).map_err(failed)?;
+        let mut idle = idle();
+        if idle.len() < IDLE {
+            idle.push(connection);
+        }
+        Ok(answer)
+    }
+
+    /// What happened to a run, oldest first, each record checked against its hash in the tree and each
+    /// payload against its record.
+    pub(crate) fn run_events(&self, run: RunId) -> Result<Vec<(u64, Timestamp, Body)>, JournalError> {
+        let found = self.with(|c| {
+            c.prepare_cached(
+                "SELECT l.seq, l.body, p.salt, p.body FROM leaves l LEFT JOIN payloads p ON p.seq = l.seq
+                 WHERE l.run = ?1 ORDER BY l.seq",
+            )?
+            .query_map([run.uuid().as_bytes()], |row| {
+                let seq = row.get::<_, i64>(0)?.unsigned_abs();
+                let hash = hash_at(c, stored_hash_index(0, seq))?;
+                Ok((
+                    seq,
+                    hash,
+                    row.get::<_, Vec<u8>>(1)?,
+                    row.get::<_, Option<Vec<u8>>>(2)?,
+                    row.get::<_, Option<Vec<u8>>>(3)?,
+                ))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        found
+            .into_iter()
+            .map(|(seq, hash, leaf, salt, body)| {
+                let altered = |what: &str| JournalError::Altered { seq, what: what.to_owned() };
+                if hash != Some(record_hash(&leaf)) {
+                    return Err(altered("it is not what was recorded"));
+                }
+                let record: Record =
+                    serde_json::from_slice(&leaf).map_err(|e| altered(&format!("it cannot be read: {e}")))?;
+                let (Some(salt), Some(body)) = (salt, body) else { return Err(altered("its payload was erased")) };
+                if record.payload != Some(salted(&salt, &body)) {
+                    return Err(altered("its payload is not what was recorded"));
+                }
+                let body = record::decode(&body).map_err(|e| altered(&format!("its payload cannot be read: {e}")))?;
+                Ok((seq, record.at, body))
+            })
+            .collect()
+    }
+
+    pub(crate) fn rows(&self, filter: &RowFilter) -> Result<Vec<Row>, JournalError> {
+        let mut sql = String::from("SELECT row FROM runs WHERE 1");
+        let mut values: Vec<Sql> = Vec::new();
+        let mut clause = |text: &str, value: Option<Sql>| {
+            sql.push_str(" AND ");
+            sql.push_str(text);
+            values.extend(value);
+        };
+        if let Some(agent) = &filter.agent {
+            clause("agent = ?", Some(Sql::Text(agent.as_str().to_owned())));
+        }
+        if let Some(resource) = &filter.resource {
+            clause("resource = ?", Some(Sql::Text(resource.clone())));
+        }
+        if let Some(state) = &filter.state {
+            clause("state = ?", Some(Sql::Text(state.clone())));
+        }
+        if filter.open {
+            clause("over = 0", None);
+        }
+        if let Some(since) = filter.committed_since {
+            clause("committed >= ?", Some(Sql::Integer(since.as_microsecond())));
+        }
+        if let Some(action) = filter.action {
+            clause("action = ?", Some(Sql::Blob(action.as_bytes().to_vec())));
+        }
+        if filter.unanswered {
+            clause("(over = 0 OR undelivered = 1)", None);
+        }
+        if let Some(question) = filter.question {
+            clause("run IN (SELECT run FROM questions WHERE question = ?)", Some(blob(question.uuid())));
+        }
+        if let Some(undone) = filter.undoes {
+            clause("run IN (SELECT run FROM undoes WHERE undone = ?)", Some(blob(undone.uuid())));
+        }
+        // By the order they entered, which no clock can change.
+        sql.push_str(" ORDER BY id DESC");
+        if let Some(limit) = filter.limit {
+            sql.push_str(" LIMIT ?");
+            values.push(Sql::Integer(signed(limit as u64)));
+        }
+        self.read_rows(&sql, values)
+    }
+
+    pub(crate) fn find_run(&self, text: &str) -> Result<Vec<Row>, JournalError> {
+        let text = text.trim().to_ascii_lowercase();
+        let (digits, in_questions) = match text.strip_prefix("ap_") {
+            Some(digits) => (digits, true),
+            None => (text.strip_prefix("r_").unwrap_or(&text), false),
+        };
+        if digits.len() < FEWEST_DIGITS || digits.len() > 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(Vec::new());
+        }
+        let from: String = digits.chars().rev().collect();
+        // `g` sorts after every hexadecimal digit.
+        let to = format!("{from}g");
+        let sql = if in_questions {
+            "SELECT row FROM runs WHERE run IN (SELECT run FROM questions WHERE tail >= ?1 AND tail < ?2) ORDER BY id DESC"
+        } else {
+            "SELECT row FROM runs WHERE tail >= ?1 AND tail < ?2 ORDER BY id DESC"
+        };
+        self.read_rows(sql, vec![Sql::Text(from), Sql::Text(to)])
+    }
+
+    pub(crate) fn row(&self, run: RunId) -> Result<Option<Row>, JournalError> {
+        Ok(self.read_rows("SELECT row FROM runs WHERE run = ?1", vec![blob(run.uuid())])?.pop())
+    }
+
+    fn read_rows(&self, sql: &str, values: Vec<Sql>) -> Result<Vec<Row>, JournalError> {
+        let texts = self.with(|c| {
+            c.prepare_cached(sql)?
+                .query_map(params_from_iter(values), |row| row.get::<_, String>(0))?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        texts.iter().map(|text| serde_json::from_str(text).map_err(storage("reading the list of runs"))).collect()
+    }
+
+    pub(crate) fn table(&self, table: Table) -> Result<Vec<(String, Value)>, JournalError> {
+        let name = table_name(table);
+        let found = self.with(|c| {
+            c.prepare_cached(&format!("SELECT key, value FROM {name} ORDER BY key"))?
+                .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        found
+            .into_iter()
+            .map(|(key, text)| Ok((key, serde_json::from_str(&text).map_err(storage("reading a table"))?)))
+            .collect()
+    }
+
+    pub(crate) fn get(&self, table: Table, key: &str) -> Result<Option<Value>, JournalError> {
+        let name = table_name(table);
+        self.with(|c| {
+            c.prepare_cached(&format!("SELECT value FROM {name} WHERE key = ?1"))?
+                .query_row([key], |row| row.get::<_, String>(0))
+                .optional()
+        })?
+        .map(|text| serde_json::from_str(&text).map_err(storage("reading a table")))
+        .transpose()
+    }
+}
+
+fn blob(id: Uuid) -> Sql {
+    Sql::Blob(id.as_bytes().to_vec())
+}
+
+/// The hash by which a record names its payload.
+pub(crate) fn salted(salt: &[u8], payload: &[u8]) -> Sha256 {
+    Sha256::of(&[salt, payload].concat())
+}
