@@ -14,6 +14,7 @@ mod raw;
 mod read;
 #[cfg(test)]
 mod tests;
+pub mod tools;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

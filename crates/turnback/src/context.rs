@@ -123,6 +123,11 @@ impl Context {
     /// Prints a result: `value` for programs, what `text` makes of it for people.
     pub(crate) fn answer<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         let text = if self.json() { render::json(value)? } else { text(value) };
+        self.print(&text)
+    }
+
+    /// Prints a result that has one shape only.
+    pub(crate) fn print(&self, text: &str) -> Result<(), Failure> {
         let mut out = anstream::stdout().lock();
         writeln!(out, "{}", text.trim_end_matches('\n'))?;
         out.flush()?;

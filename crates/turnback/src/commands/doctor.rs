@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use turnback_core::policy::lint::Severity;
 use turnback_core::text::visible;
 use turnback_core::tool::Kind;
 use turnback_gateway::config::{Config, Resource};
@@ -70,6 +71,7 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
         }
         Ok(config) => {
             configuration(&mut report, &config);
+            policy(&mut report, &config);
             for (name, resource) in &config.resources {
                 check_resource(&mut report, &config, name.as_str(), resource);
             }
@@ -102,6 +104,24 @@ fn text(lines: &[Line]) -> String {
         }
     }
     out
+}
+
+fn policy(report: &mut Report, config: &Config) {
+    let check = "policy";
+    match super::policy::Rules::of(config).map(|rules| rules.findings()) {
+        Err(e) => report.fail(check, e.to_string(), e.next.clone().unwrap_or_else(|| "correct it".into())),
+        Ok(findings) if findings.is_empty() => report.ok(check, config.policy.to_string_lossy()),
+        Ok(findings) => {
+            let broken = findings.iter().any(|finding| finding.severity == Severity::Error);
+            let found = number::of(findings.len() as u64, "finding", "findings");
+            report.add(
+                check,
+                if broken { Found::Fail } else { Found::Warn },
+                found,
+                Some("turnback policy lint".into()),
+            );
+        }
+    }
 }
 
 fn configuration(report: &mut Report, config: &Config) {
@@ -165,7 +185,10 @@ fn check_resource(report: &mut Report, config: &Config, name: &str, resource: &R
             clean = false;
             report.fail(
                 &check,
-                format!("deleted and replaced files would be kept in {}, on another filesystem", slots.to_string_lossy()),
+                format!(
+                    "deleted and replaced files would be kept in {}, on another filesystem",
+                    slots.to_string_lossy()
+                ),
                 format!("set `slots = \"...\"` in [resources.{name}] to a folder outside the root, on its filesystem"),
             );
         }

@@ -154,10 +154,7 @@ fn resource(dir: &Path, kind: Kind, path: &Path, names: &mut BTreeSet<String>) -
     };
     // A JSON string without control characters is a TOML string.
     let quoted = serde_json::Value::from(written).to_string();
-    Ok(format!(
-        "[resources.{name}]\nkind = \"{}\"\n{field} = {quoted}\nenvironment = \"default\"\n",
-        kind.word()
-    ))
+    Ok(format!("[resources.{name}]\nkind = \"{}\"\n{field} = {quoted}\nenvironment = \"default\"\n", kind.word()))
 }
 
 /// A name that follows the rule for names, from the last part of a path.

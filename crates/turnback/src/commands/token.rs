@@ -77,9 +77,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
 
 fn list(context: &Context, door: &Door) -> Result<(), Failure> {
     match door.ask(&Request::Tokens)? {
-        Reply::Tokens(tokens) => {
-            context.answer(&tokens, |tokens| render::operator::tokens(tokens, context.now))
-        }
+        Reply::Tokens(tokens) => context.answer(&tokens, |tokens| render::operator::tokens(tokens, context.now)),
         other => Err(unexpected(&other).into()),
     }
 }
@@ -105,9 +103,11 @@ pub(super) fn make(
 }
 
 fn lifetime_seconds(text: &str) -> Result<u64, Refusal> {
-    text.parse::<SignedDuration>().ok().and_then(|d| u64::try_from(d.as_secs()).ok()).filter(|s| *s > 0).ok_or_else(|| {
-        Refusal::new(Code::BadInput, format!("`{}` is not a duration", visible(text)))
-            .at("--lifetime")
-            .next("write it with its unit, such as `8h` or `30m`")
-    })
+    text.parse::<SignedDuration>().ok().and_then(|d| u64::try_from(d.as_secs()).ok()).filter(|s| *s > 0).ok_or_else(
+        || {
+            Refusal::new(Code::BadInput, format!("`{}` is not a duration", visible(text)))
+                .at("--lifetime")
+                .next("write it with its unit, such as `8h` or `30m`")
+        },
+    )
 }

@@ -53,7 +53,10 @@ pub(crate) fn greet(context: &Context, door: &Door, config: &Config, url: &str) 
     for (name, resource) in &config.resources {
         let mode = config.environments.get(&resource.environment).copied().unwrap_or_default();
         let place = visible(&resource.place.to_string_lossy());
-        text.push_str(&fact(resource.kind.word(), &format!("{name}: {place} ({}, {})", resource.environment, mode.word())));
+        text.push_str(&fact(
+            resource.kind.word(),
+            &format!("{name}: {place} ({}, {})", resource.environment, mode.word()),
+        ));
     }
     context.notice(&text);
     let agents = match door.ask(&Request::Agents)? {
@@ -85,7 +88,8 @@ pub(crate) fn greet(context: &Context, door: &Door, config: &Config, url: &str) 
 
 /// How to connect, for every client.
 fn connect(url: &str, secret: &str) -> String {
-    let mut out = format!("Give the agent's client its token (shown only now):\n\n  export {TOKEN_VARIABLE}={secret}\n");
+    let mut out =
+        format!("Give the agent's client its token (shown only now):\n\n  export {TOKEN_VARIABLE}={secret}\n");
     for client in Client::ALL {
         let snippet = client.snippet(url).replace('\n', "\n  ");
         out.push_str(&format!("\n{}\n\n  {snippet}\n", paint(STRONG, client.place())));

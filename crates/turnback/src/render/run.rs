@@ -403,7 +403,11 @@ fn event(happened: &Happened) -> String {
             Standing::Unreachable { why } => format!("could not look: {}", visible(why)),
         },
         Event::Observed { observation } => {
-            if observation.holds() { "read back: as predicted".into() } else { "read back: not as predicted".into() }
+            if observation.holds() {
+                "read back: as predicted".into()
+            } else {
+                "read back: not as predicted".into()
+            }
         }
         Event::Undone { by } => format!("undone by {}", by.short()),
         Event::Redone { by } => format!("its undo was undone by {}", by.short()),

@@ -64,7 +64,9 @@ pub(crate) fn plan(plan: &UndoPlan, again: &str, now: Timestamp) -> String {
     let culprit = plan.blockers.iter().find_map(|blocker| blocker.by);
     out.push_str(&match culprit {
         Some(run) => format!("\n{}\n", next(&format!("turnback show {}", run.short()))),
-        None => "\nnext: somebody else's work stands on these places; settle it with them, then ask again\n".to_string(),
+        None => {
+            "\nnext: somebody else's work stands on these places; settle it with them, then ask again\n".to_string()
+        }
     });
     out
 }

@@ -7,7 +7,7 @@ pub(crate) mod clients;
 pub(crate) const CONFIG: &str = include_str!("turnback.toml");
 
 /// The starting policy.
-pub(crate) const POLICY: &str = include_str!("starter.cedar");
+pub(crate) const POLICY: &str = include_str!("../../../../policies/starter.cedar");
 
 /// Its tests.
-pub(crate) const CASES: &str = include_str!("starter.cases.json");
+pub(crate) const CASES: &str = include_str!("../../../../policies/starter.cases.json");
