@@ -14,6 +14,7 @@ mod raw;
 mod read;
 #[cfg(test)]
 mod tests;
+pub mod tools;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_spanned::Spanned;
 use turnback_core::digest::Sha256;
 use turnback_core::gates::blast_radius::Limits;

@@ -1,2 +1,79 @@
-//! The command line.
-fn main() {}
+//! `turnback`: the command line.
+//!
+//! One file per command in `commands/`; what they print is made in `render/`; what they write is in
+//! `templates/`. Nothing is decided here: operator commands ask the gateway through its socket
+//! (`client.rs`).
+//!
+//! Data goes to stdout, notices, questions and errors to stderr. Exit codes: 0 fine or unchanged,
+//! 1 error, 2 there is something to look at; each command says in its help what that is.
+
+mod client;
+mod commands;
+mod context;
+mod render;
+mod templates;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use context::{Context, Failure, Output};
+
+/// The execution boundary between AI agents and production.
+///
+/// An agent proposes an action; Turnback measures what it would really do, proves the way back, gets a
+/// person where there is none, performs it, and can undo it later.
+#[derive(Parser)]
+#[command(name = "turnback", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 fine or unchanged, 1 error, 2 there is something to look at.")]
+struct Cli {
+    /// The configuration file
+    #[arg(long, global = true, value_name = "FILE", default_value = turnback_gateway::config::FILE_NAME)]
+    config: PathBuf,
+    /// The state directory, for when the configuration cannot be read
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// How to print results
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// When to use colours; NO_COLOR turns them off too
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    color: Color,
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Wrong usage is an error like any other: 1. clap would say 2, which here means findings.
+            let code = ExitCode::from(u8::from(e.use_stderr()));
+            // Nowhere is left to report that stderr is gone.
+            let _ = e.print();
+            return code;
+        }
+    };
+    match cli.color {
+        Color::Auto => anstream::ColorChoice::Auto,
+        Color::Always => anstream::ColorChoice::Always,
+        Color::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+    let context = Context::new(cli.config, cli.state, cli.output);
+    match cli.command.run(&context) {
+        Ok(exit) => exit.into(),
+        Err(Failure::PipeClosed) => ExitCode::SUCCESS,
+        Err(failure) => {
+            context.complain(&failure);
+            ExitCode::from(1)
+        }
+    }
+}

@@ -17,7 +17,7 @@ use turnback_core::text::visible;
 use turnback_core::tool::Kind;
 
 use super::error::{ConfigError, Source};
-use super::{ADDRESS_DEFAULT, Check, Listen, Probe, Resource, raw};
+use super::{ADDRESS_DEFAULT, Check, Listen, Probe, Resource, raw, tools};
 
 /// A TOML error in our words where the parser's would puzzle.
 pub(super) fn syntax(source: &Source, error: &toml::de::Error) -> ConfigError {
@@ -322,7 +322,7 @@ impl Reader<'_> {
                 Check::Http { url: url.get_ref().clone(), status }
             }
         };
-        let writers = writing_tools(kind);
+        let writers = tools::writing(kind);
         for tool in &raw.tools {
             if !writers.contains(&tool.get_ref().as_str()) {
                 let message = format!("`{}` is no tool of kind `{}` that writes", visible(tool.get_ref()), kind.word());
@@ -496,14 +496,6 @@ impl Reader<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The tools of a kind that write, by the domain's own names.
-fn writing_tools(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::Files => &["write_file", "edit_file", "move", "delete", "make_directory", "set_permissions"],
-        Kind::Sqlite => &["execute"],
     }
 }
 

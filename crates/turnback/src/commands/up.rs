@@ -1,0 +1,99 @@
+//! `turnback up`: serve, and say how to connect.
+
+use std::io::IsTerminal as _;
+
+use turnback_core::names::AgentName;
+use turnback_core::refusal::{Code, Refusal};
+use turnback_core::text::visible;
+use turnback_gateway::config::Config;
+use turnback_gateway::operator::protocol::{Reply, Request};
+
+use super::token;
+use crate::client::{Door, unexpected};
+use crate::context::{Context, Exit, Failure};
+use crate::render::style::{FAINT, STRONG, next, paint};
+use crate::templates::clients::{Client, TOKEN_VARIABLE};
+
+/// The agent registered first when the configuration names none.
+const FIRST_AGENT: &str = "agent";
+
+/// How long the first agent's token works: thirty days.
+const FIRST_TOKEN_SECONDS: u64 = 30 * 24 * 60 * 60;
+
+/// Serve agents, and print how to connect them
+#[derive(clap::Args)]
+#[command(after_help = "Exit codes: 0 stopped in order, 1 error.")]
+pub(crate) struct Args {}
+
+pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
+    let config = context.config()?;
+    let missing = config.missing();
+    if !missing.is_empty() {
+        return Err(Failure::Config(missing));
+    }
+    serve(context, &config)
+}
+
+/// Starts the gateway, calls [`greet`] once it listens on both doors, and serves until it is told to
+/// stop.
+fn serve(_context: &Context, _config: &Config) -> Result<Exit, Failure> {
+    Err(Refusal::new(Code::Unavailable, "this build has no gateway to serve with yet").into())
+}
+
+/// Says where everything is. When no agent is registered yet, registers the first one, owned by whoever
+/// started the gateway, and prints what to paste into its client.
+///
+/// The token is printed on a terminal only: under a service manager stdout is a log.
+#[allow(dead_code, reason = "called by `serve` once the gateway runs in this process")]
+pub(crate) fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(), Failure> {
+    let fact = |name: &str, value: &str| format!("  {}  {value}\n", paint(FAINT, &format!("{name:<10}")));
+    let mut text = format!("{}\n", paint(STRONG, "turnback is up"));
+    text.push_str(&fact("agents", url));
+    text.push_str(&fact("state", &visible(&config.state.to_string_lossy())));
+    for (name, resource) in &config.resources {
+        let mode = config.environments.get(&resource.environment).copied().unwrap_or_default();
+        let place = visible(&resource.place.to_string_lossy());
+        text.push_str(&fact(
+            resource.kind.word(),
+            &format!("{name}: {place} ({}, {})", resource.environment, mode.word()),
+        ));
+    }
+    context.notice(&text);
+    let agents = match door.ask(&Request::Agents)? {
+        Reply::Agents(agents) => agents,
+        other => return Err(unexpected(&other).into()),
+    };
+    if let Some(agent) = agents.first() {
+        context.notice(&next(&format!("turnback token new {} --client claude-code", agent.name)));
+        return Ok(());
+    }
+    let name = match &config.stdio_agent {
+        Some(name) => name.clone(),
+        None => AgentName::new(FIRST_AGENT).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?,
+    };
+    let Some(owner) = ["USER", "LOGNAME"].iter().find_map(|v| std::env::var(v).ok()).filter(|v| !v.is_empty()) else {
+        context.notice(&next(&format!("turnback agents add {name} --owner <person>")));
+        return Ok(());
+    };
+    door.ask(&Request::AgentAdd { name: name.clone(), owner: owner.clone() })?;
+    context.notice(&format!("agent `{name}` is registered, owned by {}\n", visible(&owner)));
+    if !std::io::stdout().is_terminal() {
+        context.notice(&next(&format!("turnback token new {name} --client claude-code")));
+        return Ok(());
+    }
+    let made = token::make(door, name, None, FIRST_TOKEN_SECONDS)?;
+    context.answer(&serde_json::json!({ "url": url, "secret": made.secret }), |_| connect(url, &made.secret))?;
+    Ok(())
+}
+
+/// How to connect, for every client.
+fn connect(url: &str, secret: &str) -> String {
+    let mut out =
+        format!("Give the agent's client its token (shown only now):\n\n  export {TOKEN_VARIABLE}={secret}\n");
+    for client in Client::ALL {
+        let snippet = client.snippet(url).replace('\n', "\n  ");
+        out.push_str(&format!("\n{}\n\n  {snippet}\n", paint(STRONG, client.place())));
+    }
+    out.push_str(&format!("\n{}\n", next("turnback runs")));
+    out
+}

@@ -1,0 +1,68 @@
+//! Agents, tokens, switches.
+
+use jiff::Timestamp;
+use turnback_core::gates::controls::Switch;
+use turnback_core::gates::ownership::Agent;
+use turnback_core::text::visible;
+use turnback_gateway::operator::protocol::TokenView;
+
+use super::style::{BAD, GOOD, STRONG, next};
+use super::table::{Cell, table};
+use super::time;
+
+/// All agents.
+pub(crate) fn agents(agents: &[Agent]) -> String {
+    if agents.is_empty() {
+        return format!("no agents\n{}\n", next("turnback agents add <name> --owner <person>"));
+    }
+    let rows = agents
+        .iter()
+        .map(|agent| {
+            let standing = match &agent.suspended {
+                Some(why) => Cell::styled(BAD, format!("suspended: {}", visible(why))),
+                None => Cell::styled(GOOD, "active"),
+            };
+            vec![Cell::styled(STRONG, agent.name.as_str()), Cell::new(visible(&agent.owner)), standing]
+        })
+        .collect();
+    table(&["AGENT", "OWNER", "STANDING"], rows)
+}
+
+/// All tokens, without secrets.
+pub(crate) fn tokens(tokens: &[TokenView], now: Timestamp) -> String {
+    if tokens.is_empty() {
+        return format!("no tokens\n{}\n", next("turnback token new <agent>"));
+    }
+    let rows = tokens
+        .iter()
+        .map(|token| {
+            let expiry = time::relative(now, token.expires);
+            vec![
+                Cell::styled(STRONG, token.id.short()),
+                Cell::new(token.agent.as_str()),
+                Cell::new(token.on_behalf_of.as_deref().map_or_else(|| "-".into(), visible)),
+                if token.expires <= now { Cell::styled(BAD, format!("expired {expiry}")) } else { Cell::new(expiry) },
+            ]
+        })
+        .collect();
+    table(&["TOKEN", "AGENT", "FOR", "EXPIRES"], rows)
+}
+
+/// All switches thrown.
+pub(crate) fn switches(switches: &[Switch], now: Timestamp) -> String {
+    if switches.is_empty() {
+        return "no kill switch is thrown\n".into();
+    }
+    let rows = switches
+        .iter()
+        .map(|switch| {
+            vec![
+                Cell::styled(BAD, switch.scope.to_string()),
+                Cell::new(time::relative(now, switch.since)),
+                Cell::new(visible(&switch.by)),
+                Cell::new(visible(&switch.reason)),
+            ]
+        })
+        .collect();
+    table(&["STOPPED", "SINCE", "BY", "WHY"], rows)
+}
