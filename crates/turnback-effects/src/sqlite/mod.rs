@@ -104,6 +104,34 @@ fn statement_schema(what: &str) -> Value {
     })
 }
 
+/// The tools every database offers.
+pub fn tools() -> Vec<ToolSpec> {
+    vec![
+        ToolSpec {
+            name: "schema",
+            description: "Describes the database: tables, columns, keys, foreign keys, indexes, triggers.",
+            verb: Verb::Search,
+            risk: Risk::Search,
+            schema: json!({ "type": "object", "properties": {}, "additionalProperties": false }),
+        },
+        ToolSpec {
+            name: "query",
+            description: "Answers one SELECT statement. Never changes anything.",
+            verb: Verb::Read,
+            risk: Risk::ScopedRead,
+            schema: statement_schema("One SELECT statement."),
+        },
+        ToolSpec {
+            name: "execute",
+            description: "Performs one INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement. It is staged, \
+                    measured and its way back proved first; RETURNING answers with rows.",
+            verb: Verb::Update,
+            risk: Risk::ReversibleWrite,
+            schema: statement_schema("One INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement."),
+        },
+    ]
+}
+
 impl Domain for Sqlite {
     fn kind(&self) -> Kind {
         Kind::Sqlite
@@ -114,30 +142,11 @@ impl Domain for Sqlite {
     }
 
     fn tools(&self) -> Vec<ToolSpec> {
-        vec![
-            ToolSpec {
-                name: "schema",
-                description: "Describes the database: tables, columns, keys, foreign keys, indexes, triggers.",
-                verb: Verb::Search,
-                risk: Risk::Search,
-                schema: json!({ "type": "object", "properties": {}, "additionalProperties": false }),
-            },
-            ToolSpec {
-                name: "query",
-                description: "Answers one SELECT statement. Never changes anything.",
-                verb: Verb::Read,
-                risk: Risk::ScopedRead,
-                schema: statement_schema("One SELECT statement."),
-            },
-            ToolSpec {
-                name: "execute",
-                description: "Performs one INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement. It is staged, \
-                    measured and its way back proved first; RETURNING answers with rows.",
-                verb: Verb::Update,
-                risk: Risk::ReversibleWrite,
-                schema: statement_schema("One INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement."),
-            },
-        ]
+        tools()
+    }
+
+    fn marks_commits(&self) -> bool {
+        true
     }
 
     fn aim(&self, tool: &str, given: &Value) -> Result<Target, Refusal> {

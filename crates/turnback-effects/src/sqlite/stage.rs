@@ -576,7 +576,7 @@ fn prove(
     })
 }
 
-/// Fills in steps, dependencies, exposure and residue.
+/// Fills in steps, dependencies, window and residue.
 fn describe(
     plan: &mut RollbackPlan,
     c: &Connection,
@@ -622,7 +622,7 @@ fn describe(
             plan.residue.push(format!("hidden row numbers of rows that come back in `{}` may differ", table.name));
         }
     }
-    plan.exposure.push("whoever read the database between commit and undo".into());
+    plan.residue.push("what others read between commit and undo".into());
     plan.window.closed_by.push("somebody changes the same fields or the definition of a table concerned".into());
     Ok(())
 }

@@ -11,6 +11,7 @@ mod kill;
 mod policy;
 mod reject;
 mod runs;
+mod serving;
 mod show;
 mod stdio;
 mod token;

@@ -1,7 +1,22 @@
 //! `turnback stdio`: one agent over stdin and stdout, named by the configuration.
+//!
+//! When a gateway runs on the state directory, its operators' door hands out the stream; otherwise this
+//! process becomes the gateway until the client hangs up. Either way stdout carries the protocol and
+//! nothing else.
 
+use std::sync::Arc;
+
+use tokio::io::{AsyncWriteExt as _, copy, stdin, stdout};
+use tokio::net::UnixStream;
 use turnback_core::refusal::{Code, Refusal};
+use turnback_gateway::config::Config;
+use turnback_gateway::mcp::{self, McpOptions};
+use turnback_gateway::node::{self, system_clock};
+use turnback_gateway::operator;
+use turnback_gateway::runtime::Runtime;
 
+use super::serving;
+use crate::client::Door;
 use crate::context::{Context, Exit, Failure};
 
 /// Serve the agent named in [stdio] over stdin and stdout
@@ -15,11 +30,54 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
     if !missing.is_empty() {
         return Err(Failure::Config(missing));
     }
-    let Some(_agent) = &config.stdio_agent else {
+    if config.stdio_agent.is_none() {
         return Err(Refusal::new(Code::BadInput, "the configuration names no agent for stdio")
             .at("stdio.agent")
             .next("add [stdio] with agent = \"...\" to turnback.toml")
             .into());
+    }
+    serving::log();
+    serving::run(async {
+        match Door::open(config.socket()) {
+            Door::Socket(socket) => relay(UnixStream::connect(socket).await?).await?,
+            Door::Embedded(_) => serve(&config).await?,
+        }
+        Ok(Exit::Fine)
+    })
+}
+
+/// Passes bytes both ways between the client and the gateway that runs already.
+async fn relay(stream: UnixStream) -> std::io::Result<()> {
+    let (mut from, mut to) = stream.into_split();
+    to.write_all(format!("{}\n", operator::STDIO_LINE).as_bytes()).await?;
+    let mut out = stdout();
+    let upwards = async {
+        copy(&mut stdin(), &mut to).await?;
+        // The client has said everything; what it asked is still answered.
+        to.shutdown().await
     };
-    Err(Refusal::new(Code::Unavailable, "this build has no gateway to serve with yet").into())
+    let downwards = async {
+        copy(&mut from, &mut out).await?;
+        out.flush().await
+    };
+    tokio::select! {
+        ended = downwards => ended,
+        Err(e) = upwards => Err(e),
+    }
+}
+
+/// Serves the client from this process; operators find the same socket as always.
+async fn serve(config: &Config) -> Result<(), Failure> {
+    let settings = node::settings(config, "stdio:".into(), system_clock()).map_err(serving::not_started)?;
+    let runtime = Runtime::open(settings).await?;
+    let caller = runtime.stdio_caller()?;
+    let options = McpOptions { hold: config.listen.hold, ..McpOptions::default() };
+    let operators = operator::listen(&config.state)?;
+    let client = mcp::serve_stdio(Arc::new(runtime.clone()), caller, stdin(), stdout(), options.clone());
+    let served = tokio::select! {
+        served = client => served,
+        served = operator::serve(operators, runtime.clone(), options, serving::told_to_stop()) => served,
+    };
+    runtime.close().await?;
+    Ok(served?)
 }

@@ -6,9 +6,10 @@ use turnback_core::names::AgentName;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::text::visible;
 use turnback_gateway::config::Config;
+use turnback_gateway::node::Node;
 use turnback_gateway::operator::protocol::{Reply, Request};
 
-use super::token;
+use super::{serving, token};
 use crate::client::{Door, unexpected};
 use crate::context::{Context, Exit, Failure};
 use crate::render::style::{FAINT, STRONG, next, paint};
@@ -34,18 +35,32 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
     serve(context, &config)
 }
 
-/// Starts the gateway, calls [`greet`] once it listens on both doors, and serves until it is told to
-/// stop.
-fn serve(_context: &Context, _config: &Config) -> Result<Exit, Failure> {
-    Err(Refusal::new(Code::Unavailable, "this build has no gateway to serve with yet").into())
+/// Serves until it is told to stop; greets once both doors are open.
+fn serve(context: &Context, config: &Config) -> Result<Exit, Failure> {
+    serving::log();
+    serving::run(async {
+        let node = Node::start(config).await.map_err(serving::not_started)?;
+        let url = node.url.clone();
+        std::thread::scope(|scope| {
+            // The greeting asks through the operators' door like any other operator, so that door has
+            // to be served meanwhile.
+            let greeting = scope.spawn(|| greet(context, &Door::open(config.socket()), config, &url));
+            let served = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(node.serve(serving::told_to_stop()))
+            });
+            match greeting.join() {
+                Ok(Err(failure)) => served.map_err(Failure::from).and(Err(failure)),
+                _ => served.map(|()| Exit::Fine).map_err(Failure::from),
+            }
+        })
+    })
 }
 
 /// Says where everything is. When no agent is registered yet, registers the first one, owned by whoever
 /// started the gateway, and prints what to paste into its client.
 ///
 /// The token is printed on a terminal only: under a service manager stdout is a log.
-#[allow(dead_code, reason = "called by `serve` once the gateway runs in this process")]
-pub(crate) fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(), Failure> {
+fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(), Failure> {
     let fact = |name: &str, value: &str| format!("  {}  {value}\n", paint(FAINT, &format!("{name:<10}")));
     let mut text = format!("{}\n", paint(STRONG, "turnback is up"));
     text.push_str(&fact("agents", url));
