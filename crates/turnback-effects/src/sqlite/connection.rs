@@ -393,8 +393,16 @@ impl File {
     }
 
     /// A connection that can only read.
+    ///
+    /// After a crash the file may need recovery, which takes a connection that may write: one is opened
+    /// for that alone.
     pub(super) fn reader(&self, wait: Duration) -> Result<(Connection, Watch), Refusal> {
-        let (connection, watch) = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY, wait)?;
+        let look = |c: &Connection| c.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()));
+        let (mut connection, mut watch) = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY, wait)?;
+        if look(&connection).is_err_and(|e| e.sqlite_error_code() == Some(ErrorCode::ReadOnly)) {
+            look(&self.writer(wait)?.0).map_err(|e| failure(&e))?;
+            (connection, watch) = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY, wait)?;
+        }
         connection.pragma_update(None, "query_only", true).map_err(|e| failure(&e))?;
         Ok((connection, watch))
     }
