@@ -213,7 +213,7 @@ impl Seen {
             | AuthAction::AlterTable { table_name: name, .. }
                 if schema =>
             {
-                if own(name) {
+                if is_own(name) {
                     Err(format!("`{name}` is Turnback's own"))
                 } else {
                     Ok(())
@@ -238,7 +238,7 @@ impl Seen {
 
     fn read(&mut self, table: &str, column: &str, schema: bool) -> Result<(), String> {
         let name = table.to_ascii_lowercase();
-        if own(&name) {
+        if is_own(&name) {
             return Err(format!("`{name}` is Turnback's own"));
         }
         if name.starts_with("sqlite_") {
@@ -265,7 +265,7 @@ impl Seen {
 
     fn write(&mut self, table: &str, schema: bool) -> Result<(), String> {
         let name = table.to_ascii_lowercase();
-        if own(&name) {
+        if is_own(&name) {
             return Err(format!("`{name}` is Turnback's own"));
         }
         if name.starts_with("sqlite_") {
@@ -279,7 +279,7 @@ impl Seen {
 }
 
 /// Whether an object belongs to Turnback.
-pub(super) fn own(name: &str) -> bool {
+pub(super) fn is_own(name: &str) -> bool {
     name.get(..9).is_some_and(|p| p.eq_ignore_ascii_case("_turnback"))
 }
 
@@ -495,6 +495,11 @@ pub(super) fn failure(error: &rusqlite::Error) -> Refusal {
         Some(ErrorCode::DiskFull) => Refusal::new(code, "the disk is full"),
         _ => Refusal::new(code, message(error)),
     }
+}
+
+/// The result of one of Turnback's own statements.
+pub(super) fn own<T>(result: rusqlite::Result<T>) -> Result<T, Refusal> {
+    result.map_err(|e| failure(&e))
 }
 
 /// An error of an agent's own statement as a refusal.
