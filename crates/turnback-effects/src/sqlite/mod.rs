@@ -8,7 +8,9 @@
 //! |---|---|
 //! | `statement.rs` | what a statement is, from its first words; explains, never enforces |
 //! | `connection.rs` | the file's identity, the one write connection, the authorizer: the boundary |
-//! | `stage.rs` | performing, measuring, witnessing, proving, committing |
+//! | `stage.rs` | performing, measuring, committing |
+//! | `shape.rs` | a schema change from both sides: objects, pre-images |
+//! | `proof.rs` | whether anything can have changed unseen; whether the inverse restores |
 //! | `way_back.rs` | the inverse and every reason why it cannot be applied |
 //! | `undo.rs` | inverses of recorded runs as one more action to be staged |
 //! | `recipe.rs` | what a commit does, written down; digests, places, counts |
@@ -24,9 +26,11 @@ mod catalog;
 mod cell;
 mod connection;
 mod look;
+mod proof;
 mod read;
 mod recipe;
 mod session;
+mod shape;
 mod stage;
 mod statement;
 mod undo;
