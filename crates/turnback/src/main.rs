@@ -32,7 +32,7 @@ struct Cli {
     config: PathBuf,
     /// The state directory, for when the configuration cannot be read
     #[arg(long, global = true, value_name = "DIR")]
-    state: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
     /// How to print results
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Color::Never => anstream::ColorChoice::Never,
     }
     .write_global();
-    let context = Context::new(cli.config, cli.state, cli.output);
+    let context = Context::new(cli.config, cli.state_dir, cli.output);
     match cli.command.run(&context) {
         Ok(exit) => exit.into(),
         Err(Failure::PipeClosed) => ExitCode::SUCCESS,
@@ -75,5 +75,28 @@ fn main() -> ExitCode {
             context.complain(&failure);
             ExitCode::from(1)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_option_hides_another() {
+        // An argument of a command with the name of a global one would replace it unseen.
+        let mut command = super::Cli::command();
+        command.build();
+        let global: Vec<String> =
+            command.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().to_string()).collect();
+        assert!(global.contains(&"state_dir".to_owned()));
+        let mut open: Vec<clap::Command> = command.get_subcommands().cloned().collect();
+        while let Some(command) = open.pop() {
+            for argument in command.get_arguments().filter(|a| !a.is_global_set()) {
+                assert!(!global.contains(&argument.get_id().to_string()), "{} {argument}", command.get_name());
+            }
+            open.extend(command.get_subcommands().cloned());
+        }
+        super::Cli::command().debug_assert();
     }
 }
