@@ -19,25 +19,30 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use context::{Context, Failure, Output};
 
+/// The heading of the options every command has.
+const EVERYWHERE: &str = "Everywhere";
+
 /// The execution boundary between AI agents and production.
 ///
 /// An agent proposes an action; Turnback measures what it would really do, proves the way back, gets a
 /// person where there is none, performs it, and can undo it later.
 #[derive(Parser)]
-#[command(name = "turnback", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "turnback", version, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 fine or unchanged, 1 error, 2 there is something to look at.")]
 struct Cli {
     /// The configuration file
-    #[arg(long, global = true, value_name = "FILE", default_value = turnback_gateway::config::FILE_NAME)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", default_value = turnback_gateway::config::FILE_NAME)]
     config: PathBuf,
     /// The state directory, for when the configuration cannot be read
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// How to print results
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    /// How to print results: for people, or for programs; fields are only ever added
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Output::Text)]
+    #[arg(value_name = "text|json", hide_possible_values = true, hide_default_value = true)]
     output: Output,
     /// When to use colours; NO_COLOR turns them off too
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Color::Auto)]
+    #[arg(value_name = "auto|always|never", hide_possible_values = true, hide_default_value = true)]
     color: Color,
     #[command(subcommand)]
     command: commands::Command,

@@ -3,6 +3,8 @@
 //! The other side here is a script of replies, because these tests are about this side alone; the two
 //! sides together are tested where the gateway is.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
