@@ -47,6 +47,14 @@ pub struct Approval {
     pub at: Timestamp,
 }
 
+impl Approval {
+    /// Whether it may still be used at `now`: after it was given and before its question expires. An
+    /// answer in time does not last: what it was about may be staged again much later, after a restart.
+    pub fn is_good(&self, now: Timestamp) -> bool {
+        self.at <= now && now < self.question.expires
+    }
+}
+
 /// Why an answer does not count.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnApproval {
@@ -80,14 +88,16 @@ impl Question {
     pub fn restricted<'a>(mut self, obligations: impl Iterator<Item = &'a Obligation>) -> Self {
         for obligation in obligations {
             if let Obligation::Approvers { names } = obligation {
-                // Two gates that both name people: only those both name. Nobody left means nobody may.
+                // Two gates that both name people: only those both name.
                 if self.approvers.is_empty() {
                     self.approvers.clone_from(names);
                 } else {
                     self.approvers.retain(|name| names.contains(name));
-                    if self.approvers.is_empty() {
-                        self.approvers.push("nobody (two rules name different people)".to_owned());
-                    }
+                }
+                // An empty list means anybody, so nobody left must not leave it empty. No user has a
+                // name with spaces and parentheses.
+                if self.approvers.is_empty() {
+                    self.approvers.push("nobody (the rules leave no name)".to_owned());
                 }
             }
         }
@@ -117,3 +127,6 @@ impl Question {
         Ok(Approval { question: self.clone(), by: by.to_owned(), at: now })
     }
 }
+
+#[cfg(test)]
+mod tests;

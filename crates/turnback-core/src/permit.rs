@@ -22,6 +22,7 @@ pub struct Permit {
     run: RunId,
     action: ActionDigest,
     effect: EffectDigest,
+    minted: Timestamp,
     expires: Timestamp,
 }
 
@@ -48,13 +49,24 @@ pub enum NotPermitted {
     /// The approval was given under another policy.
     #[error("the policy changed since the approval")]
     OtherPolicy,
+    /// The approval is no longer, or not yet, good. Not yet means that the clock went back, which must
+    /// not make an approval last longer.
+    #[error("the approval was given at {given} and expired at {expires}; it is {now}")]
+    ApprovalExpired {
+        /// When it was given.
+        given: Timestamp,
+        /// Its end.
+        expires: Timestamp,
+        /// The time of the attempt.
+        now: Timestamp,
+    },
 }
 
 /// Why a permit does not cover a commit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotCovered {
-    /// It is too old.
-    #[error("the permit of run `{run}` expired at {expires}")]
+    /// It is too old, or the clock went back to before it was minted.
+    #[error("the permit of run `{run}` expired at {expires}, or the clock went back")]
     Expired {
         /// Its run.
         run: RunId,
@@ -110,8 +122,12 @@ impl Permit {
             if shown.policy != after.policy {
                 return Err(NotPermitted::OtherPolicy);
             }
+            if !approval.is_good(now) {
+                return Err(NotPermitted::ApprovalExpired { given: approval.at, expires: shown.expires, now });
+            }
         }
-        Ok(Self { run, action, effect: effect.digest, expires: now.saturating_add(LIFETIME).unwrap_or(now) })
+        let expires = now.saturating_add(LIFETIME).unwrap_or(now);
+        Ok(Self { run, action, effect: effect.digest, minted: now, expires })
     }
 
     /// The run it belongs to.
@@ -129,7 +145,7 @@ impl Permit {
     /// # Errors
     /// [`NotCovered`] says why not.
     pub fn covers(&self, effect: EffectDigest, now: Timestamp) -> Result<(), NotCovered> {
-        if now >= self.expires {
+        if now >= self.expires || now < self.minted {
             return Err(NotCovered::Expired { run: self.run, expires: self.expires });
         }
         if effect != self.effect {
@@ -143,3 +159,6 @@ impl Permit {
 pub fn agrees(shown: EffectDigest, places: EffectDigest, staged: &Effect, rule: Match) -> bool {
     shown == staged.digest || (rule == Match::SameRows && staged.volatile && places == staged.places)
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,6 +196,9 @@ pub struct Row {
     /// The question that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<crate::names::ApprovalId>,
+    /// When silence on that question becomes a no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
     /// What it cost of its agent's budget.
     #[serde(default)]
     pub spent: crate::gates::blast_radius::Spent,

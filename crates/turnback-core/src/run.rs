@@ -438,6 +438,8 @@ pub struct Run {
     pub effect_match: Match,
     /// A parked run's caller has not heard the end yet.
     pub undelivered: bool,
+    /// Places a read returned.
+    pub reads: Vec<String>,
     /// Where it stands.
     pub state: State,
 }
@@ -472,6 +474,7 @@ pub fn open(id: RunId, contract: Contract, effect_match: Match, now: Timestamp) 
         contract,
         effect_match,
         undelivered: false,
+        reads: Vec::new(),
         state: State::Proposed(Proposed),
     };
     Step { run, commands: vec![Command::Judge(Phase::Before)] }
@@ -493,7 +496,10 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
         (State::Approved(approved), Event::Judged { decision }) if decision.phase == Phase::Before => {
             judged_before(decision, Some(approved.approval), writes)
         }
-        (State::Cleared(_), Event::Released { .. }) if !writes => ended(Ended::Released, vec![]),
+        (State::Cleared(s), Event::Released { read }) if !writes => {
+            run.reads = read;
+            (State::Ended { how: Ended::Released, before: Some(s.before), measurement: None }, vec![])
+        }
         (State::Cleared(s), Event::Refused { refusal }) => (
             State::Ended { how: Ended::Refused(refusal), before: Some(s.before), measurement: None },
             vec![Command::Tell],
@@ -502,8 +508,24 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
             State::Measured(Measured { before: s.before, approval: s.approval, measurement: *measurement }),
             vec![Command::Judge(Phase::After)],
         ),
+        // An approved run found after a restart, whose staged work is gone, is staged again.
+        (State::Measured(Measured { before, approval: approval @ Some(_), .. }), Event::Staged { measurement }) => (
+            State::Measured(Measured { before, approval, measurement: *measurement }),
+            vec![Command::Judge(Phase::After)],
+        ),
+        (State::Allowed(s), Event::Staged { measurement }) if s.approval.is_some() => (
+            State::Measured(Measured { before: s.before, approval: s.approval, measurement: *measurement }),
+            vec![Command::Judge(Phase::After)],
+        ),
+        // Staged work that cannot be kept (no space for its pre-images) or staged again.
+        (State::Measured(Measured { before, measurement, .. }), Event::Refused { refusal }) => {
+            (refused(refusal, before, measurement), vec![Command::Discard, Command::Tell])
+        }
+        (State::Allowed(s), Event::Refused { refusal }) => {
+            (refused(refusal, s.before, s.measurement), vec![Command::Discard, Command::Tell])
+        }
         (State::Measured(s), Event::Judged { decision }) if decision.phase == Phase::After => {
-            judged_after(s, decision, run.effect_match)
+            judged_after(s, decision, run.effect_match, now)
         }
         (State::Measured(s), Event::MeasuredOnly) if s.before.measure_only() => (
             State::Ended {
@@ -521,16 +543,28 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
             },
             vec![Command::Tell],
         ),
-        (State::Asking(s), Event::Parked { question, moved }) => {
+        // Invariant `ONE-USE`: the question is about exactly this run, action and effect ...
+        (State::Asking(s), Event::Parked { question, moved })
+            if question.run == run.id
+                && question.effect == s.measurement.effect.digest
+                && question.places == s.measurement.effect.places
+                && question.policy == s.after.policy
+                && question.action == run.contract.digest() =>
+        {
             undelivered = true;
             let parked = Parked { before: s.before, after: s.after, measurement: s.measurement, question, moved };
             (State::Parked(Box::new(parked)), vec![Command::Tell])
         }
-        (State::Parked(s), Event::Answered { answer: Answer::Approved { approval } }) => (
-            State::Approved(Box::new(Approved { approval: *approval, shown: s.measurement })),
-            vec![Command::Judge(Phase::Before)],
-        ),
-        (State::Parked(s), Event::Answered { answer }) => (
+        // ... and the answer to exactly this question.
+        (State::Parked(s), Event::Answered { answer: Answer::Approved { approval } })
+            if approval.question == s.question =>
+        {
+            (
+                State::Approved(Box::new(Approved { approval: *approval, shown: s.measurement })),
+                vec![Command::Judge(Phase::Before)],
+            )
+        }
+        (State::Parked(s), Event::Answered { answer: answer @ (Answer::Rejected { .. } | Answer::Expired) }) => (
             State::Ended {
                 how: Ended::Rejected(answer),
                 before: Some(s.before),
@@ -538,7 +572,8 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
             },
             vec![Command::Tell],
         ),
-        (State::Allowed(s), Event::Intended) => {
+        // A measured-only run rests here too, whatever its rulings, and must never get further.
+        (State::Allowed(s), Event::Intended) if s.may_commit() => {
             (State::Committing(Box::new(Committing { allowed: *s, progress: Vec::new() })), vec![])
         }
         (State::Committing(mut s), Event::Progressed { step }) => {
@@ -547,14 +582,9 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
         }
         (State::Committing(s), Event::Committed { outcome }) => match outcome {
             Outcome::Succeeded => done(s.allowed, now),
-            Outcome::Failed { refusal } => (
-                State::Ended {
-                    how: Ended::Refused(refusal),
-                    before: Some(s.allowed.before),
-                    measurement: Some(Box::new(s.allowed.measurement)),
-                },
-                vec![Command::Tell],
-            ),
+            Outcome::Failed { refusal } => {
+                (refused(refusal, s.allowed.before, s.allowed.measurement), vec![Command::Tell])
+            }
             Outcome::Unknown { why } => {
                 (State::InDoubt(Box::new(InDoubt { allowed: s.allowed, why })), vec![Command::Probe])
             }
@@ -580,6 +610,8 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
                 (true, false) => vec![Command::MarkUndone, Command::Tell],
                 // An undo that diverged is never undone automatically: a person must look.
                 (false, false) => vec![Command::Tell],
+                // Somebody was quicker: what diverged is undone already.
+                (false, true) if s.undone_by.is_some() => vec![Command::Tell],
                 (false, true) => vec![Command::RollBack, Command::Tell],
             };
             s.observation = Some(observation);
@@ -613,6 +645,10 @@ fn ended(how: Ended, commands: Vec<Command>) -> (State, Vec<Command>) {
     (State::Ended { how, before: None, measurement: None }, commands)
 }
 
+fn refused(refusal: Refusal, before: Decision, measurement: Measurement) -> State {
+    State::Ended { how: Ended::Refused(refusal), before: Some(before), measurement: Some(Box::new(measurement)) }
+}
+
 fn judged_before(decision: Decision, approval: Option<Approval>, writes: bool) -> (State, Vec<Command>) {
     match decision.ruling {
         // A person who must look needs the measured effect, so `review` goes on to staging. A read has
@@ -625,7 +661,7 @@ fn judged_before(decision: Decision, approval: Option<Approval>, writes: bool) -
     }
 }
 
-fn judged_after(s: Measured, after: Decision, rule: Match) -> (State, Vec<Command>) {
+fn judged_after(s: Measured, after: Decision, rule: Match, now: Timestamp) -> (State, Vec<Command>) {
     let Measured { before, approval, measurement } = s;
     let ruling = before.ruling.max(after.ruling);
     match (ruling, &approval) {
@@ -633,17 +669,16 @@ fn judged_after(s: Measured, after: Decision, rule: Match) -> (State, Vec<Comman
             State::Allowed(Box::new(Allowed { before, after, approval, measurement })),
             vec![Command::Discard, Command::MeasureOnly],
         ),
-        (Ruling::Allow, Some(approval))
-            if !agrees(approval.question.effect, approval.question.places, &measurement.effect, rule) =>
-        {
-            let moved = format!("since it was approved the effect moved; it now {}", measurement.effect.summary);
-            (
-                State::Asking(Asking { before, after, measurement }),
-                vec![Command::Discard, Command::Ask { moved: Some(moved) }],
-            )
-        }
-        (Ruling::Allow, _) => {
-            (State::Allowed(Box::new(Allowed { before, after, approval, measurement })), vec![Command::Commit])
+        (Ruling::Allow, given) => {
+            match given.as_ref().and_then(|approval| moved(approval, &measurement.effect, &after, rule, now)) {
+                Some(moved) => (
+                    State::Asking(Asking { before, after, measurement }),
+                    vec![Command::Discard, Command::Ask { moved: Some(moved) }],
+                ),
+                None => {
+                    (State::Allowed(Box::new(Allowed { before, after, approval, measurement })), vec![Command::Commit])
+                }
+            }
         }
         (Ruling::Review, approval) => {
             let moved = approval.as_ref().map(|_| "the gates ask again since it was approved".to_owned());
@@ -653,6 +688,28 @@ fn judged_after(s: Measured, after: Decision, rule: Match) -> (State, Vec<Comman
             State::Ended { how: Ended::Denied(after), before: Some(before), measurement: Some(Box::new(measurement)) },
             vec![Command::Discard, Command::Tell],
         ),
+    }
+}
+
+/// Why an approval no longer fits what is about to happen: the conditions [`crate::permit::Permit::mint`]
+/// would refuse, found here so that a person is asked again.
+fn moved(approval: &Approval, effect: &Effect, after: &Decision, rule: Match, now: Timestamp) -> Option<String> {
+    let shown = &approval.question;
+    if !agrees(shown.effect, shown.places, effect, rule) {
+        Some(format!("since it was approved the effect moved; it now {}", effect.summary))
+    } else if shown.policy != after.policy {
+        Some("since it was approved the policy changed".to_owned())
+    } else if !approval.is_good(now) {
+        Some(format!("the approval expired at {} before it could be used", shown.expires))
+    } else {
+        None
+    }
+}
+
+impl Allowed {
+    /// Whether a permit can be minted from it: both groups allow, and neither asks to measure only.
+    fn may_commit(&self) -> bool {
+        [&self.before, &self.after].iter().all(|d| d.ruling == Ruling::Allow && !d.measure_only())
     }
 }
 
@@ -795,9 +852,18 @@ impl Run {
             State::Committing(_) | State::InDoubt(_) => vec![Command::Probe],
             State::Done(done) if done.observation.is_none() => vec![Command::Observe],
             State::Done(_) => vec![],
+            State::Cleared(Cleared { approval: Some(_), .. }) | State::Measured(Measured { approval: Some(_), .. }) => {
+                vec![Command::Stage]
+            }
+            State::Allowed(s) if s.approval.is_some() => vec![Command::Stage],
+            // Parked once already, so its caller was told to wait and a person has seen it.
+            State::Asking(_) if self.undelivered => vec![Command::Ask { moved: None }],
             State::Proposed(_) | State::Cleared(_) | State::Measured(_) | State::Asking(_) | State::Allowed(_) => {
                 vec![Command::Discard]
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@
 pub mod files;
 pub mod registry;
 pub mod sqlite;
+mod sys;
 
 use std::time::Duration;
 
@@ -167,6 +168,12 @@ impl From<Refusal> for UndoRefused {
 pub trait Domain: Send + Sync {
     /// Its kind.
     fn kind(&self) -> Kind;
+
+    /// Whether a commit leaves a durable mark in the target, written in the same transaction, that
+    /// [`Domain::probe`] reads. Then the outcome need not be on our disk before the caller hears it.
+    fn marks_commits(&self) -> bool {
+        false
+    }
 
     /// The identity of the resource behind it: canonical path with device and inode. Part of every
     /// action digest, so that another folder under the same name is another target.

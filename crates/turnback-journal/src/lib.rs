@@ -14,6 +14,10 @@
 //!
 //! `done` hearing [`JournalError::Unknown`] says nothing about durability; only reopening does.
 //!
+//! Fail points, with feature `failpoints`: `journal-before-made`, `journal-before-first-checkpoint`,
+//! `journal-before-commit`, `journal-after-commit`, `journal-before-checkpoint-file`. `return` crashes the
+//! process there, `return(error)` fails there like a sync.
+//!
 //! Rooms: `state` (directory, lock) · `sqlite` (tables) · `store` (the writer) · `query` (reading) ·
 //! `tlog` (tree, checkpoints) · `verify` · `vault` (blobs).
 

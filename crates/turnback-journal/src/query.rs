@@ -46,6 +46,10 @@ pub struct RowFilter {
     pub unanswered: bool,
     /// Ever asked this question. Whether it still waits, [`Row::question`] says.
     pub question: Option<ApprovalId>,
+    /// Waiting for a person whose silence became a no at this time or earlier.
+    pub expired_by: Option<Timestamp>,
+    /// A read released at this time or later, to the microsecond.
+    pub read_since: Option<Timestamp>,
     /// Counters this run.
     pub undoes: Option<RunId>,
     /// At most so many; `None` is all of them.
@@ -159,6 +163,12 @@ impl Readers {
         }
         if let Some(question) = filter.question {
             clause("run IN (SELECT run FROM questions WHERE question = ?)", Some(blob(question.uuid())));
+        }
+        if let Some(now) = filter.expired_by {
+            clause("expires <= ?", Some(Sql::Integer(now.as_microsecond())));
+        }
+        if let Some(since) = filter.read_since {
+            clause("read >= ?", Some(Sql::Integer(since.as_microsecond())));
         }
         if let Some(undone) = filter.undoes {
             clause("run IN (SELECT run FROM undoes WHERE undone = ?)", Some(blob(undone.uuid())));

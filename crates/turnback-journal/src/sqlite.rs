@@ -41,13 +41,15 @@ CREATE TABLE blobs (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, body BLOB
 CREATE TABLE runs (
   id INTEGER PRIMARY KEY, run BLOB NOT NULL UNIQUE, tail TEXT NOT NULL, agent TEXT, resource TEXT NOT NULL,
   state TEXT NOT NULL, over INTEGER NOT NULL, undelivered INTEGER NOT NULL, committed INTEGER,
-  action BLOB NOT NULL, row TEXT NOT NULL) STRICT;
+  read INTEGER, expires INTEGER, action BLOB NOT NULL, row TEXT NOT NULL) STRICT;
 CREATE INDEX runs_tail ON runs (tail);
 CREATE INDEX runs_agent ON runs (agent);
 CREATE INDEX runs_resource ON runs (resource);
 CREATE INDEX runs_state ON runs (state);
 CREATE INDEX runs_open ON runs (id) WHERE over = 0;
 CREATE INDEX runs_committed ON runs (committed) WHERE committed IS NOT NULL;
+CREATE INDEX runs_read ON runs (resource, read) WHERE read IS NOT NULL;
+CREATE INDEX runs_expires ON runs (expires) WHERE expires IS NOT NULL;
 CREATE INDEX runs_unanswered ON runs (action) WHERE over = 0 OR undelivered = 1;
 CREATE TABLE questions (question BLOB PRIMARY KEY, tail TEXT NOT NULL, run BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX questions_tail ON questions (tail);
@@ -380,11 +382,12 @@ fn project_run(connection: &Connection, row: &Row, json: &str) -> rusqlite::Resu
     let run = *row.run.uuid().as_bytes();
     connection
         .prepare_cached(
-            "INSERT INTO runs (run, tail, agent, resource, state, over, undelivered, committed, action, row)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+            "INSERT INTO runs (run, tail, agent, resource, state, over, undelivered, committed, read, expires, action, row)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT (run) DO UPDATE SET agent = excluded.agent, resource = excluded.resource,
                state = excluded.state, over = excluded.over, undelivered = excluded.undelivered,
-               committed = excluded.committed, action = excluded.action, row = excluded.row",
+               committed = excluded.committed, read = excluded.read, expires = excluded.expires,
+               action = excluded.action, row = excluded.row",
         )?
         .execute(params![
             run,
@@ -395,6 +398,8 @@ fn project_run(connection: &Connection, row: &Row, json: &str) -> rusqlite::Resu
             row.over,
             row.undelivered,
             row.committed.map(|at| at.as_microsecond()),
+            (!row.reads.is_empty()).then(|| row.updated.as_microsecond()),
+            row.expires.map(|at| at.as_microsecond()),
             row.action.as_bytes(),
             json,
         ])?;

@@ -75,11 +75,13 @@ fn runs_are_found_by_every_property() {
         journal.append_wait(Batch { entries: vec![entry], blobs: vec![] }).unwrap();
     };
     put(&|_| (), 0xaaaa_0001);
-    put(&|r| r.resource = "files".into(), 0xaaaa_0002);
+    put(&|r| (r.resource, r.reads, r.updated) = ("files".into(), vec!["a.txt".into()], at(7)), 0xaaaa_0002);
     put(&|r| (r.over, r.undelivered, r.state) = (true, true, "denied".into()), 0xbbbb_0003);
     put(&|r| (r.over, r.committed, r.undoes) = (true, Some(at(50)), vec![run(0xaaaa_0001)]), 0xbbbb_0004);
-    put(&|r| r.question = Some(question), 0xbbbb_0005);
+    put(&|r| (r.question, r.expires) = (Some(question), Some(at(90))), 0xbbbb_0005);
     put(&|r| r.actor = turnback_core::contract::Actor::Operator("mia".into()), 0xbbbb_0006);
+    let expired = |now| journal.rows(&RowFilter { expired_by: Some(at(now)), ..RowFilter::default() }).unwrap().len();
+    assert_eq!((expired(89), expired(90)), (0, 1));
     // Moved on: the question no longer waits, and the run keeps its place in the list.
     put(&|_| (), 0xbbbb_0005);
 
@@ -95,6 +97,9 @@ fn runs_are_found_by_every_property() {
     assert_eq!(list(RowFilter { open: true, ..all() }), [6, 5, 2, 1]);
     assert_eq!(list(RowFilter { committed_since: Some(at(50)), ..all() }), [4]);
     assert_eq!(list(RowFilter { committed_since: Some(at(51)), ..all() }), [0_u128; 0]);
+    assert_eq!(list(RowFilter { read_since: Some(at(7)), ..all() }), [2]);
+    assert_eq!(list(RowFilter { read_since: Some(at(8)), ..all() }), [0_u128; 0]);
+    assert_eq!(expired(90), 0, "an answered question no longer expires");
     let denied = Some(row(0xbbbb_0003).action);
     assert_eq!(list(RowFilter { action: denied, unanswered: true, ..all() }), [3]);
     let undo = Some(row(0xbbbb_0004).action);

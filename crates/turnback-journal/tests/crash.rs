@@ -129,17 +129,43 @@ fn append_until_full() {
     println!("acknowledged {kept}");
 }
 
+/// Runs a child test in a mount namespace of its own (needs user namespaces or root), after `mount`.
+fn child_after(mount: &str, name: &str, dir: &Path) -> Output {
+    let script = format!("{mount} && exec \"$0\" {name} --exact --ignored --nocapture");
+    Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .env("JOURNAL_DIR", dir)
+        .output()
+        .unwrap()
+}
+
 #[test]
 fn a_full_disk_refuses_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    // A disk of its own in a mount namespace of its own: needs user namespaces or root.
-    let script = r#"mount -t tmpfs -o size=2m,mode=0700 tmpfs "$JOURNAL_DIR" && exec "$0" append_until_full --exact --ignored --nocapture"#;
-    let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
-        .arg(std::env::current_exe().unwrap())
-        .env("JOURNAL_DIR", dir.path())
-        .output()
-        .unwrap();
+    let mount = "mount -t tmpfs -o size=2m,mode=0700 tmpfs \"$JOURNAL_DIR\"";
+    let output = child_after(mount, "append_until_full", dir.path());
     assert!(output.status.success(), "{output:?}");
     assert_eq!(told(&output), 1, "{output:?}");
+}
+
+#[test]
+#[ignore = "only as a child of the test below"]
+fn verify_there() {
+    let dir = PathBuf::from(std::env::var("JOURNAL_DIR").unwrap());
+    assert!(std::fs::write(dir.join("x"), "x").is_err(), "read-only");
+    println!("acknowledged {}", verify(&dir, None, None).unwrap().records);
+}
+
+#[test]
+fn a_copy_on_read_only_media_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    common::filled(dir.path(), 3);
+    for beside in ["journal.db-wal", "journal.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(beside));
+    }
+    let mount = "mount --bind \"$JOURNAL_DIR\" \"$JOURNAL_DIR\" && mount -o remount,bind,ro \"$JOURNAL_DIR\"";
+    let output = child_after(mount, "verify_there", dir.path());
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("acknowledged 3"), "{output:?}");
 }

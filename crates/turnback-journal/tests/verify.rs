@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{batch, copy, filled, open, tamper};
 use proptest::prelude::*;
-use turnback_journal::{Misfit, VerifyError, verify};
+use turnback_journal::{Journal, Misfit, Options, VerifyError, verify};
 
 /// Sequence number, record and payload as they are stored.
 type Stored = (i64, Vec<u8>, Vec<u8>);
@@ -168,7 +168,8 @@ fn an_erased_payload_is_gone_and_the_log_verifies() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path());
     let mut secret = batch(1);
-    secret.entries.push(common::entry(1, "canary-4711-canary"));
+    // Longer than a page, so that erasing frees pages too.
+    secret.entries.push(common::entry(1, &"canary-4711-canary".repeat(1_000)));
     let seqs = journal.append_wait(secret).unwrap();
     let note = journal.checkpoint().unwrap();
     journal.erase(&seqs[1..]).unwrap();
@@ -198,6 +199,29 @@ fn replay_refuses_what_was_altered() {
     );
     assert!(journal.run_events(common::run(1)).unwrap_err().to_string().contains("record 0: its payload"));
     assert!(journal.run_events(common::run(2)).unwrap_err().to_string().contains("record 1: it is not"));
+}
+
+#[test]
+fn a_growing_log_verifies_at_every_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let every = std::time::Duration::from_millis(1);
+    let options = Options { checkpoint_every: every, ..Options::default() };
+    let journal = Journal::open(dir.path(), options).unwrap().journal;
+    let empty = journal.checkpoint().unwrap();
+    assert_eq!(verify(dir.path(), Some(&empty), None).unwrap().records, 0);
+    std::thread::scope(|scope| {
+        for caller in 0..4 {
+            let journal = &journal;
+            scope.spawn(move || (0..200).for_each(|n| drop(journal.append_wait(batch(caller * 1_000 + n)).unwrap())));
+        }
+        let mut records = 0;
+        while records < 800 {
+            let report = verify(dir.path(), Some(&empty), None).unwrap();
+            assert!(report.records >= records && report.records >= report.vouched);
+            records = report.records;
+        }
+    });
+    assert!(verify(dir.path(), None, None).unwrap().checkpoints > 3);
 }
 
 #[test]

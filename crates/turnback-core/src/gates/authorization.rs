@@ -15,3 +15,17 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         Actor::Operator(_) | Actor::Turnback => Verdict::new(NAME, Ruling::Allow, "policy governs agents"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::World;
+
+    #[test]
+    fn policy_governs_agents_and_nobody_else() {
+        let mut world = World::new("", "shop__execute");
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Deny);
+        world.contract.actor = Actor::Operator("anna".into());
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Allow);
+    }
+}

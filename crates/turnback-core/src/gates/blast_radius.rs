@@ -117,3 +117,124 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     }
     Verdict::new(NAME, Ruling::Allow, "within the limits of one action and the agent's budget")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::contract::Actor;
+    use crate::effect::{Blast, Rows};
+    use crate::fixtures::{World, blast, measurement};
+
+    fn judged(blast: Blast, limits: Limits, spent: Spent) -> Verdict {
+        let mut world = World::new("", "shop__execute");
+        world.measurement = Some(measurement(blast, "x"));
+        world.limits = limits;
+        world.spent = spent;
+        judge(&world.facts())
+    }
+
+    fn budget(actions: Option<u64>, deletions: Option<u64>, rows: Option<u64>) -> Limits {
+        let window = SignedDuration::from_secs(600);
+        Limits { budget: Some(Budget { window, actions, deletions, rows }), ..Limits::default() }
+    }
+
+    #[test]
+    fn nothing_measured_is_a_deny() {
+        assert_eq!(judge(&World::new("", "shop__execute").facts()).ruling, Ruling::Deny);
+    }
+
+    #[test]
+    fn each_limit_counts_its_own_and_ends_exactly() {
+        let mixed = Blast {
+            rows: [("a".to_owned(), Rows { inserted: 1, updated: 2, deleted: 3 })].into(),
+            schema_objects: 0,
+            files_created: 4,
+            files_changed: 5,
+            files_deleted: 6,
+            bytes: 7,
+        };
+        type Limit = fn(u64) -> Limits;
+        let limits: [(&str, u64, Limit); 4] = [
+            ("rows touched", 6, |n| Limits { rows: Some(n), ..Limits::default() }),
+            ("deletions", 9, |n| Limits { deletions: Some(n), ..Limits::default() }),
+            ("files touched", 15, |n| Limits { files: Some(n), ..Limits::default() }),
+            ("bytes touched", 7, |n| Limits { bytes: Some(n), ..Limits::default() }),
+        ];
+        for (what, size, limit) in limits {
+            assert_eq!(judged(mixed.clone(), limit(size), Spent::default()).ruling, Ruling::Allow, "{what}");
+            let over = judged(mixed.clone(), limit(size - 1), Spent::default());
+            assert_eq!(over.ruling, Ruling::Deny, "{what}");
+            assert!(over.reason.contains(&format!("{size} {what}")), "{}", over.reason);
+            assert_eq!(over.rules, [format!("limit {what}")]);
+        }
+        assert_eq!(judged(blast(u64::MAX), Limits::default(), Spent::default()).ruling, Ruling::Allow);
+    }
+
+    /// Incident 20: dozens of small deletes, each of them within every limit.
+    #[test]
+    fn together_too_much_is_a_deny() {
+        let mut spent = Spent::default();
+        let mut allowed = 0;
+        for _ in 0..20 {
+            let verdict = judged(blast(5), budget(None, Some(50), None), spent);
+            if verdict.ruling == Ruling::Allow {
+                allowed += 1;
+                spent = spent.plus(Spent::of(&blast(5)));
+            } else {
+                assert!(
+                    verdict.reason.contains("50 deletions in the last 600 s, this one would make 55"),
+                    "{verdict:?}"
+                );
+            }
+        }
+        assert_eq!(allowed, 10);
+    }
+
+    #[test]
+    fn each_budget_counts_its_own() {
+        let spent = Spent { actions: 9, deletions: 9, rows: 9 };
+        for (limits, ruling) in [
+            (budget(Some(10), None, None), Ruling::Allow),
+            (budget(Some(9), None, None), Ruling::Deny),
+            (budget(None, Some(12), None), Ruling::Allow),
+            (budget(None, Some(11), None), Ruling::Deny),
+            (budget(None, None, Some(12)), Ruling::Allow),
+            (budget(None, None, Some(11)), Ruling::Deny),
+            (budget(None, None, None), Ruling::Allow),
+        ] {
+            assert_eq!(judged(blast(3), limits.clone(), spent).ruling, ruling, "{limits:?}");
+        }
+        // A sum over the end of the scale is over every budget.
+        let full = Spent { actions: 0, deletions: u64::MAX, rows: 0 };
+        assert_eq!(judged(blast(3), budget(None, Some(u64::MAX - 1), None), full).ruling, Ruling::Deny);
+    }
+
+    #[test]
+    fn an_approval_does_not_lift_limits_and_people_have_none() {
+        let mut world = World::new("", "shop__execute");
+        world.measurement = Some(measurement(blast(3), "x"));
+        world.limits = Limits { rows: Some(2), ..Limits::default() };
+        world.approved = true;
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Deny);
+        world.contract.actor = Actor::Turnback;
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Allow);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// More done, or more done before, never turns a deny into an allow.
+        #[test]
+        fn more_never_allows_more(rows in 0..100u64, more in 0..100u64, before in 0..100u64, limit in 0..200u64) {
+            let limits = Limits { rows: Some(limit), ..budget(None, Some(limit), None) };
+            let spent = |n| Spent { actions: 1, deletions: n, rows: n };
+            let base = judged(blast(rows), limits.clone(), spent(before)).ruling;
+            let larger = judged(blast(rows + more), limits.clone(), spent(before)).ruling;
+            prop_assert!(larger >= base);
+            let later = judged(blast(rows), limits, spent(before + more)).ruling;
+            prop_assert!(later >= base);
+        }
+    }
+}

@@ -144,3 +144,96 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::Actor;
+    use crate::fixtures::{World, at, blast, measurement};
+
+    fn switch(scope: Scope) -> Switch {
+        Switch { scope, reason: "it runs wild\u{202e}".into(), by: "anna".into(), since: at(0) }
+    }
+
+    fn freeze(measure: bool) -> Freeze {
+        Freeze {
+            name: "release".into(),
+            reason: "we ship on Friday".into(),
+            environments: vec![],
+            from: Some(at(10)),
+            until: Some(at(20)),
+            measure,
+        }
+    }
+
+    fn ruling(world: &World) -> Ruling {
+        judge(&world.facts()).ruling
+    }
+
+    #[test]
+    fn a_switch_stops_what_it_names_and_reads_too() {
+        let agent = |name| Scope::Agent(AgentName::new(name).unwrap());
+        let tool = |name| Scope::Tool(ToolName::new(name).unwrap());
+        let resource = |name| Scope::Resource(ResourceName::new(name).unwrap());
+        for (scope, stops) in [
+            (Scope::Everything, true),
+            (agent("coder"), true),
+            (agent("other"), false),
+            (tool("shop__query"), true),
+            (tool("shop__execute"), false),
+            (resource("shop"), true),
+            (resource("notes"), false),
+        ] {
+            let mut world = World::new("", "shop__query");
+            world.controls.switches = vec![switch(scope.clone())];
+            assert_eq!(ruling(&world), if stops { Ruling::Deny } else { Ruling::Allow }, "{scope}");
+            // People can still undo.
+            world.contract.actor = Actor::Operator("anna".into());
+            assert_eq!(ruling(&world), Ruling::Allow, "{scope}");
+        }
+        let mut world = World::new("", "shop__query");
+        world.controls.switches = vec![switch(Scope::Everything)];
+        let verdict = judge(&world.facts());
+        assert_eq!(verdict.reason, "kill switch on everything by anna: it runs wild<U+202E>");
+        assert_eq!(verdict.rules, ["kill everything"]);
+    }
+
+    #[test]
+    fn a_freeze_stops_writes_from_its_first_moment_until_its_last() {
+        for (second, frozen) in [(9, false), (10, true), (19, true), (20, false)] {
+            let mut world = World::new("", "shop__execute");
+            world.controls.freezes = vec![freeze(false)];
+            world.now = at(second);
+            assert_eq!(ruling(&world), if frozen { Ruling::Deny } else { Ruling::Allow }, "{second}");
+            world.approved = true;
+            assert_eq!(ruling(&world) == Ruling::Deny, frozen, "no approval lifts a freeze");
+            world.contract.verb = Verb::Undo;
+            assert_eq!(ruling(&world), Ruling::Allow, "an undo is never frozen");
+        }
+        let mut world = World::new("", "shop__query");
+        world.controls.freezes = vec![Freeze { from: None, until: None, ..freeze(false) }];
+        assert_eq!(ruling(&world), Ruling::Allow, "reads are answered");
+    }
+
+    #[test]
+    fn a_freeze_holds_in_its_environments() {
+        for (environment, frozen) in [("production", true), ("staging", false)] {
+            let mut world = World::new("", "shop__execute");
+            let environments = vec![EnvironmentName::new(environment).unwrap()];
+            world.controls.freezes = vec![Freeze { environments, from: None, until: None, ..freeze(false) }];
+            assert_eq!(ruling(&world) == Ruling::Deny, frozen);
+        }
+    }
+
+    #[test]
+    fn a_measuring_freeze_refuses_with_the_numbers() {
+        let mut world = World::new("", "shop__execute");
+        world.controls.freezes = vec![freeze(true)];
+        world.now = at(15);
+        assert_eq!(ruling(&world), Ruling::Allow);
+        world.measurement = Some(measurement(blast(1206), "x"));
+        let verdict = judge(&world.facts());
+        assert_eq!(verdict.ruling, Ruling::Deny);
+        assert!(verdict.reason.ends_with("we ship on Friday; it deletes 1206 rows"), "{}", verdict.reason);
+    }
+}

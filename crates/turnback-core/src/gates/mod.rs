@@ -96,3 +96,56 @@ pub fn decide(phase: Phase, facts: &Facts<'_>) -> Decision {
         .collect();
     Decision::combine(phase, facts.policy.digest(), verdicts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decision::Ruling;
+    use crate::fixtures::{World, blast, measurement};
+
+    const ALL: &str = "permit(principal, action, resource);";
+
+    #[test]
+    fn every_gate_of_a_phase_speaks_under_its_own_name() {
+        let mut world = World::new(ALL, "shop__execute");
+        for phase in [Phase::Before, Phase::After] {
+            let expected: Vec<_> = GATES
+                .iter()
+                .filter(|gate| if phase == Phase::Before { gate.before } else { gate.after })
+                .map(|gate| gate.name)
+                .collect();
+            let decision = decide(phase, &world.facts());
+            let spoke: Vec<_> = decision.verdicts.iter().map(|v| v.gate.as_str()).collect();
+            assert_eq!(spoke, expected);
+            assert_eq!(decision.ruling, Ruling::Allow, "{decision:?}");
+            assert_eq!(decision.policy, world.policy.digest());
+            assert!(decision.verdicts.iter().all(|v| !v.reason.is_empty()));
+            world.measurement = Some(measurement(blast(3), "x"));
+        }
+        assert!(GATES.iter().all(|gate| gate.before || gate.after));
+    }
+
+    #[test]
+    fn one_gate_that_refuses_is_enough_and_all_that_refuse_are_named() {
+        let mut world = World::new("", "shop__execute");
+        world.agent = None;
+        world.mode = release::Mode::Off;
+        let decision = decide(Phase::Before, &world.facts());
+        let refused: Vec<_> = decision.decisive().map(|v| v.gate.as_str()).collect();
+        assert_eq!(refused, ["ownership", "release", "authorization"]);
+    }
+
+    #[test]
+    fn equal_facts_give_equal_decisions() {
+        let mut world = World::new(ALL, "shop__execute");
+        world.measurement = Some(measurement(blast(3), "x"));
+        for phase in [Phase::Before, Phase::After] {
+            assert_eq!(decide(phase, &world.facts()), decide(phase, &world.facts()));
+        }
+    }
+
+    #[test]
+    fn the_second_group_refuses_what_was_never_measured() {
+        assert_eq!(decide(Phase::After, &World::new(ALL, "shop__execute").facts()).ruling, Ruling::Deny);
+    }
+}

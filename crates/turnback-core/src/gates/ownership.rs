@@ -44,3 +44,39 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{World, agent};
+
+    #[test]
+    fn only_a_registered_owned_and_active_agent_passes() {
+        let judged = |agent: Option<Agent>| {
+            let mut world = World::new("", "shop__query");
+            world.agent = agent;
+            judge(&world.facts())
+        };
+        assert_eq!(judged(Some(agent())).reason, "owned by anna");
+        for (wrong, says) in [
+            (None, "not registered"),
+            (Some(Agent { name: AgentName::new("other").unwrap(), ..agent() }), "facts are about `other`"),
+            (Some(Agent { suspended: Some("it looped".into()), ..agent() }), "suspended: it looped"),
+            (Some(Agent { suspended: Some(String::new()), ..agent() }), "suspended"),
+            (Some(Agent { owner: String::new(), ..agent() }), "no human owner"),
+            (Some(Agent { owner: " \t".into(), ..agent() }), "no human owner"),
+        ] {
+            let verdict = judged(wrong);
+            assert_eq!(verdict.ruling, Ruling::Deny);
+            assert!(verdict.reason.contains(says), "{}", verdict.reason);
+        }
+    }
+
+    #[test]
+    fn people_answer_for_themselves() {
+        let mut world = World::new("", "shop__query");
+        world.agent = None;
+        world.contract.actor = Actor::Operator("anna".into());
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Allow);
+    }
+}

@@ -56,3 +56,50 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         Mode::Enforce => verdict(Ruling::Allow, "all gates decide"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::World;
+
+    #[test]
+    fn each_mode_does_what_it_says() {
+        use Ruling::{Allow, Deny, Review};
+        for (mode, read, write, approved) in [
+            (Mode::Off, Deny, Deny, Deny),
+            (Mode::Observe, Allow, Allow, Allow),
+            (Mode::Draft, Allow, Review, Allow),
+            (Mode::Enforce, Allow, Allow, Allow),
+        ] {
+            let judged = |tool: &str, approved: bool| {
+                let mut world = World::new("", tool);
+                world.mode = mode;
+                world.approved = approved;
+                judge(&world.facts())
+            };
+            assert_eq!(judged("shop__query", false).ruling, read, "{mode:?}");
+            assert_eq!(judged("shop__execute", false).ruling, write, "{mode:?}");
+            assert_eq!(judged("shop__execute", true).ruling, approved, "{mode:?}");
+            // Only observing measures, it measures only writes, and no approval changes that.
+            for (tool, approved) in [("shop__execute", false), ("shop__execute", true), ("shop__query", false)] {
+                assert_eq!(
+                    judged(tool, approved).obligations.contains(&Obligation::MeasureOnly),
+                    mode == Mode::Observe && tool == "shop__execute"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_nobody_configured_is_observed() {
+        assert_eq!(Mode::default(), Mode::Observe);
+    }
+
+    #[test]
+    fn modes_do_not_stop_people() {
+        let mut world = World::new("", "shop__execute");
+        world.mode = Mode::Off;
+        world.contract.actor = Actor::Turnback;
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Allow);
+    }
+}

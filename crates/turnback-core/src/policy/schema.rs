@@ -25,8 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use cedar_policy::{
-    Context, ContextCreationError, Entity, EntityAttrEvaluationError, EntityId, EntityTypeName, EntityUid,
-    RestrictedExpression,
+    Context, Entity, EntityAttrEvaluationError, EntityId, EntityTypeName, EntityUid, RestrictedExpression,
 };
 
 use crate::contract::Contract;
@@ -121,7 +120,7 @@ pub(super) fn principal(agent: &Agent, contract: &Contract) -> Result<Entity, St
 }
 
 /// The typed context of one request.
-pub(super) fn context(facts: &Facts<'_>) -> Result<Context, ContextCreationError> {
+pub(super) fn context(facts: &Facts<'_>) -> Result<Context, String> {
     let contract = facts.contract;
     let string = |text: &str| RestrictedExpression::new_string(text.to_owned());
     let mut names = BTreeSet::new();
@@ -145,10 +144,10 @@ pub(super) fn context(facts: &Facts<'_>) -> Result<Context, ContextCreationError
         pairs.push(("effect", effect(measured)?));
     }
     pairs.push(("names", RestrictedExpression::new_set(names.iter().map(|name| string(name)))));
-    Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)))
+    Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).map_err(|e| e.to_string())
 }
 
-fn effect(measured: Measured<'_>) -> Result<RestrictedExpression, ContextCreationError> {
+fn effect(measured: Measured<'_>) -> Result<RestrictedExpression, String> {
     let blast = &measured.effect.blast;
     let fields = [
         ("rows", blast.rows_total()),
@@ -162,7 +161,7 @@ fn effect(measured: Measured<'_>) -> Result<RestrictedExpression, ContextCreatio
         ("unlisted", measured.plan.footprint.more),
     ];
     RestrictedExpression::new_record(fields.into_iter().map(|(name, value)| (name.to_owned(), long(value))))
-        .map_err(ContextCreationError::from)
+        .map_err(|e| e.to_string())
 }
 
 /// Cedar counts to 2^63-1. A larger count stays larger than every limit that can be written.

@@ -265,7 +265,8 @@ struct Random {
     condition: usize,
 }
 
-const ACTIONS: [(&str, fn(&Tool) -> bool); 5] = [
+type Scope = (&'static str, fn(&Tool) -> bool);
+const ACTIONS: [Scope; 5] = [
     ("action", |_| true),
     ("action in Action::\"read\"", |t| !t.risk.writes()),
     ("action in Action::\"write\"", |t| t.risk.writes()),
@@ -274,7 +275,7 @@ const ACTIONS: [(&str, fn(&Tool) -> bool); 5] = [
         ["delete", "move"].contains(&t.local.as_str())
     }),
 ];
-const RESOURCES: [(&str, fn(&Tool) -> bool); 4] = [
+const RESOURCES: [Scope; 4] = [
     ("resource", |_| true),
     ("resource is Files", |t| t.kind == crate::tool::Kind::Files),
     ("resource is Sqlite", |t| t.kind == crate::tool::Kind::Sqlite),

@@ -223,12 +223,15 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// A value before and after; `None` where there is none.
+type Image = (Option<u64>, Option<u64>);
+
 /// A key-value world with every run's values before and after, and the last writer of each key.
 #[derive(Clone, Debug, Default)]
 struct World {
     values: BTreeMap<String, u64>,
     runs: Vec<Node>,
-    images: HashMap<RunId, BTreeMap<String, (Option<u64>, Option<u64>)>>,
+    images: HashMap<RunId, BTreeMap<String, Image>>,
 }
 
 impl World {

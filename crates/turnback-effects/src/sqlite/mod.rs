@@ -1,1 +1,245 @@
-//! SQLite.
+//! The SQLite domain: one database file; row changes proved before they are committed.
+//!
+//! A statement runs once inside an open transaction of Turnback's own connection, recorded by SQLite's
+//! session extension. The inverse is tried on the real post-state, and only then is the action judged.
+//! What was proved is what is committed: the very same open transaction.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `statement.rs` | what a statement is, from its first words; explains, never enforces |
+//! | `connection.rs` | the file's identity, the one write connection, the authorizer: the boundary |
+//! | `stage.rs` | performing, measuring, witnessing, proving, committing |
+//! | `way_back.rs` | the inverse and every reason why it cannot be applied |
+//! | `undo.rs` | inverses of recorded runs as one more action to be staged |
+//! | `recipe.rs` | what a commit does, written down; digests, places, counts |
+//! | `read.rs`, `look.rs` | the read tools; probe, observe, diff |
+//! | `session.rs` | the session extension; all `unsafe` |
+//! | `catalog.rs`, `cell.rs` | the schema as it is; one value without loss |
+//!
+//! Never performed: transactions, `ATTACH`, `PRAGMA`, `VACUUM`, temporary and virtual tables, several
+//! statements. The one trace left in the database is the table `_turnback_marks`, one row per committed
+//! run, written in the same transaction, so that a commit whose answer was lost can be looked up.
+
+mod catalog;
+mod cell;
+mod connection;
+mod look;
+mod read;
+mod recipe;
+mod session;
+mod stage;
+mod statement;
+mod undo;
+mod way_back;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use turnback_core::contract::{Contract, Target};
+use turnback_core::effect::Touch;
+use turnback_core::names::RunId;
+use turnback_core::refusal::{Code, Refusal};
+use turnback_core::run::{Measurement, Observation, Outcome, Standing};
+use turnback_core::tool::{Kind, Risk, ToolSpec, Verb};
+
+use self::connection::{File, Slot};
+use self::read::Params;
+use crate::{Artifacts, Bounds, Domain, Progress, Reading, Staged, UndoRefused, Undone};
+
+/// The table of committed runs. Invisible and untouchable for agents.
+const MARKS: &str = "_turnback_marks";
+
+/// One SQLite database file as a resource.
+#[derive(Debug)]
+pub struct Sqlite {
+    slot: Arc<Slot>,
+}
+
+impl Sqlite {
+    /// Binds the domain to a database file.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when it is missing, a symlink, not a regular file, has a second hard link, or is not
+    /// an SQLite 3 database.
+    pub fn open(path: &Path) -> Result<Self, Refusal> {
+        Ok(Self { slot: Slot::new(File::at(path)?) })
+    }
+}
+
+/// The arguments of `query` and `execute`, checked.
+struct Arguments<'a> {
+    sql: &'a str,
+    params: Params,
+}
+
+fn arguments<'a>(tool: &str, arguments: &'a Value) -> Result<Arguments<'a>, Refusal> {
+    let bad = |place: &str, why: &str| Refusal::new(Code::BadInput, why.to_owned()).at(place);
+    let map = arguments.as_object().ok_or_else(|| bad("arguments", "an object is expected"))?;
+    let known: &[&str] = if tool == "schema" { &[] } else { &["sql", "params"] };
+    if let Some(unknown) = map.keys().find(|k| !known.contains(&k.as_str())) {
+        return Err(bad(&format!("arguments.{unknown}"), "unknown argument"));
+    }
+    if tool == "schema" {
+        return Ok(Arguments { sql: "", params: Params::Positional(Vec::new()) });
+    }
+    let sql = map.get("sql").ok_or_else(|| bad("arguments.sql", "missing"))?;
+    let sql = sql.as_str().ok_or_else(|| bad("arguments.sql", "a string is expected"))?;
+    Ok(Arguments { sql, params: Params::parse(map.get("params"))? })
+}
+
+fn statement_schema(what: &str) -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "sql": { "type": "string", "description": what },
+            "params": {
+                "type": ["array", "object"],
+                "description": "Values for ?, ?1 (array) or :name (object): null, numbers, strings, \
+                    {\"integer\": \"9007199254740993\"} beyond 2^53, {\"blob\": \"00ff\"} in hexadecimal."
+            }
+        },
+        "required": ["sql"],
+        "additionalProperties": false
+    })
+}
+
+impl Domain for Sqlite {
+    fn kind(&self) -> Kind {
+        Kind::Sqlite
+    }
+
+    fn identity(&self) -> String {
+        self.slot.file.identity()
+    }
+
+    fn tools(&self) -> Vec<ToolSpec> {
+        vec![
+            ToolSpec {
+                name: "schema",
+                description: "Describes the database: tables, columns, keys, foreign keys, indexes, triggers.",
+                verb: Verb::Search,
+                risk: Risk::Search,
+                schema: json!({ "type": "object", "properties": {}, "additionalProperties": false }),
+            },
+            ToolSpec {
+                name: "query",
+                description: "Answers one SELECT statement. Never changes anything.",
+                verb: Verb::Read,
+                risk: Risk::ScopedRead,
+                schema: statement_schema("One SELECT statement."),
+            },
+            ToolSpec {
+                name: "execute",
+                description: "Performs one INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement. It is staged, \
+                    measured and its way back proved first; RETURNING answers with rows.",
+                verb: Verb::Update,
+                risk: Risk::ReversibleWrite,
+                schema: statement_schema("One INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement."),
+            },
+        ]
+    }
+
+    fn aim(&self, tool: &str, given: &Value) -> Result<Target, Refusal> {
+        let target = |place: &str, statement: &str| Target {
+            identity: self.identity(),
+            place: place.to_owned(),
+            statement: statement.to_owned(),
+        };
+        let arguments = match tool {
+            "schema" | "query" | "execute" => arguments(tool, given)?,
+            other => return Err(Refusal::new(Code::UnknownTool, format!("no tool `{other}` in this domain"))),
+        };
+        if tool == "schema" {
+            return Ok(target("schema", ""));
+        }
+        let statement = statement::classify(arguments.sql)?;
+        let fits = if tool == "query" { statement.reads() } else { !statement.reads() };
+        if !fits {
+            let (why, next) = if tool == "query" {
+                (format!("`{}` writes; a query only reads", statement.class), "use `execute` to write")
+            } else {
+                (format!("`{}` only reads", statement.class), "use `query` to read")
+            };
+            return Err(Refusal::new(Code::Unsupported, why).at("arguments.sql").next(next));
+        }
+        let place = if statement.object.is_empty() { &statement.class } else { &statement.object };
+        Ok(target(place, &statement.class))
+    }
+
+    fn read(&self, contract: &Contract, bounds: &Bounds) -> Result<Reading, Refusal> {
+        self.aim(&contract.local, &contract.arguments)?;
+        let arguments = arguments(&contract.local, &contract.arguments)?;
+        match contract.local.as_str() {
+            "schema" => read::schema(&self.slot.file, bounds),
+            "query" => read::query(&self.slot.file, arguments.sql, &arguments.params, bounds),
+            other => Err(Refusal::new(Code::Unsupported, format!("`{other}` is not a read"))),
+        }
+    }
+
+    fn stage(&self, run: RunId, contract: &Contract, bounds: &Bounds) -> Result<Staged, Refusal> {
+        if contract.local != "execute" {
+            return Err(Refusal::new(Code::Unsupported, format!("`{}` is not a write", contract.local)));
+        }
+        self.aim(&contract.local, &contract.arguments)?;
+        let arguments = arguments(&contract.local, &contract.arguments)?;
+        let statement = statement::classify(arguments.sql)?;
+        debug_assert!(statement.changes_rows() || statement.changes_schema());
+        let action = stage::Execute {
+            sql: arguments.sql,
+            params: &arguments.params,
+            schema: statement.changes_schema(),
+            bounds,
+        };
+        stage::stage(&self.slot, run, &contract.resource, bounds, &action).map_err(|refused| match refused {
+            UndoRefused::Refused(refusal) => refusal,
+            UndoRefused::Conflicts(_) => Refusal::new(Code::Moved, "the database changed meanwhile"),
+        })
+    }
+
+    fn undo(
+        &self,
+        run: RunId,
+        undone: &[Undone],
+        artifacts: &dyn Artifacts,
+        bounds: &Bounds,
+    ) -> Result<Staged, UndoRefused> {
+        let Some(first) = undone.first() else {
+            return Err(Refusal::new(Code::BadInput, "no run to undo").at("runs").into());
+        };
+        let resource = first.measurement.plan.footprint.resource.clone();
+        let action = undo::Undo::new(undone, artifacts)?;
+        stage::stage(&self.slot, run, &resource, bounds, &action)
+    }
+
+    fn probe(&self, run: RunId, measurement: &Measurement) -> Standing {
+        look::probe(&self.slot.file, run, measurement)
+    }
+
+    fn finish(&self, _run: RunId, _measurement: &Measurement, _progress: Progress<'_>) -> Outcome {
+        // A transaction happens or does not; `probe` never answers `Between`.
+        Outcome::Failed { refusal: Refusal::new(Code::Unsupported, "a database commit has no steps to finish") }
+    }
+
+    fn observe(
+        &self,
+        _run: RunId,
+        measurement: &Measurement,
+        artifacts: &dyn Artifacts,
+    ) -> Result<Observation, Refusal> {
+        look::observe(&self.slot.file, measurement, artifacts)
+    }
+
+    fn diff(&self, measurement: &Measurement, artifacts: &dyn Artifacts) -> Result<String, Refusal> {
+        look::diff(measurement, artifacts)
+    }
+
+    fn touches(&self, measurement: &Measurement, artifacts: &dyn Artifacts) -> Result<Vec<Touch>, Refusal> {
+        look::touches(measurement, artifacts)
+    }
+
+    fn sweep(&self, _alive: &dyn Fn(RunId) -> bool) -> Result<(), Refusal> {
+        // Staged work is an open transaction: it ended with the process that held it.
+        Ok(())
+    }
+}

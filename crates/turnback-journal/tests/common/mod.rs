@@ -39,6 +39,7 @@ pub(crate) fn row(n: u128) -> Row {
         summary: "delete 3 rows of customers".into(),
         level: Some(5),
         question: None,
+        expires: None,
         spent: Default::default(),
         undoes: vec![],
         undone_by: None,

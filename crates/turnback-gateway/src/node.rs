@@ -1,0 +1,213 @@
+//! A node: configuration turned into a running runtime with its doors.
+//!
+//! The one place where configuration, policy, domains and journal meet. Owns start and orderly stop;
+//! every command that needs a runtime gets it here.
+
+use std::future::Future;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use turnback_core::names::ResourceName;
+use turnback_core::policy::{Policy, PolicyError, Source};
+use turnback_core::refusal::{Code, Refusal};
+use turnback_core::tool::{Kind, Tool};
+use turnback_effects::{Bounds, registry};
+
+use crate::config::Config;
+use crate::mcp::{self, McpOptions};
+use crate::operator;
+use crate::runtime::{Clock, Resource, Runtime, Settings, tools_of};
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NotStarted {
+    /// A policy does not compile; each error names file, line and column.
+    #[error("the policy does not compile")]
+    Policy(Vec<PolicyError>),
+    /// Something else is wrong.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+fn refused(what: &str, e: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::Failed, e.to_string()).at(what)
+}
+
+/// Reads the policy: one file, or every `*.cedar` of a folder in the order of their names.
+///
+/// # Errors
+/// A [`Refusal`] naming the file that cannot be read, or the folder that holds none.
+pub fn policy_sources(path: &Path) -> Result<Vec<Source>, Refusal> {
+    let place = path.display().to_string();
+    let mut files: Vec<PathBuf> = if path.is_dir() {
+        std::fs::read_dir(path)
+            .map_err(|e| refused(&place, e))?
+            .map(|entry| entry.map(|e| e.path()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| refused(&place, e))?
+            .into_iter()
+            .filter(|file| file.extension().is_some_and(|e| e == "cedar"))
+            .collect()
+    } else {
+        vec![path.to_owned()]
+    };
+    files.sort();
+    if files.is_empty() {
+        return Err(Refusal::new(Code::NotFound, "no policy: without one every action is denied")
+            .at(&place)
+            .next("write one: turnback init puts a starting policy there"));
+    }
+    files
+        .into_iter()
+        .map(|file| {
+            let name = file.display().to_string();
+            let text = std::fs::read_to_string(&file).map_err(|e| refused(&name, e))?;
+            Ok(Source { name, text })
+        })
+        .collect()
+}
+
+/// The tools a configuration registers, without opening what they act on. For checking policies.
+///
+/// # Errors
+/// When a resource's and a tool's name together are too long.
+pub fn tools(config: &Config) -> Result<Vec<Tool>, Refusal> {
+    let mut tools = Vec::new();
+    for (name, resource) in &config.resources {
+        for spec in registry::specs(resource.kind) {
+            let tool =
+                Tool::bind(&spec, name, resource.kind, &resource.environment, resource.effect_match, resource.bearer);
+            tools.push(tool.map_err(|e| refused(name.as_str(), e))?);
+        }
+    }
+    Ok(tools)
+}
+
+/// Where replaced and deleted files of a resource are kept.
+pub fn slots(config: &Config, name: &ResourceName) -> PathBuf {
+    let own = config.resources.get(name).and_then(|resource| resource.slots.clone());
+    own.unwrap_or_else(|| turnback_journal::slots_dir(&config.state)).join(name.as_str())
+}
+
+/// Makes a directory and what is missing above it, for nobody but this user.
+fn make_private(directory: &Path) -> Result<(), Refusal> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|e| refused(&directory.display().to_string(), e))
+}
+
+/// Opens every resource and compiles the policy.
+///
+/// # Errors
+/// [`NotStarted`] with the file, line or resource at fault.
+pub fn settings(config: &Config, url: String, clock: Clock) -> Result<Settings, NotStarted> {
+    let mut resources = Vec::with_capacity(config.resources.len());
+    for (name, resource) in &config.resources {
+        let slots = slots(config, name);
+        if resource.kind == Kind::Files {
+            make_private(&slots)?;
+        }
+        let domain = registry::open(resource.kind, &resource.place, &slots)?;
+        resources.push(Resource {
+            name: name.clone(),
+            environment: resource.environment.clone(),
+            domain,
+            bearer: resource.bearer,
+            effect_match: resource.effect_match,
+            probes: resource.verify.clone(),
+        });
+    }
+    let tools = tools_of(&resources).map_err(|e| refused("resources", e))?;
+    let policy = Policy::compile(&policy_sources(&config.policy)?, &tools).map_err(NotStarted::Policy)?;
+    Ok(Settings {
+        state: config.state.clone(),
+        url,
+        environments: config.environments.clone(),
+        resources,
+        policy,
+        limits: config.limits.clone(),
+        floor: config.floor.clone(),
+        freezes: config.freezes.clone(),
+        approvals_expire: config.approvals_expire,
+        bounds: Bounds::default(),
+        checkpoint_every: config.checkpoint_every,
+        stdio_agent: config.stdio_agent.clone(),
+        config_digest: config.digest(),
+        clock,
+    })
+}
+
+/// The system's clock.
+pub fn system_clock() -> Clock {
+    Arc::new(Timestamp::now)
+}
+
+/// A node that serves.
+pub struct Node {
+    /// The runtime behind both doors.
+    pub runtime: Runtime,
+    /// Where agents connect: `http://127.0.0.1:7423/mcp`.
+    pub url: String,
+    agents: TcpListener,
+    operators: tokio::net::UnixListener,
+    options: McpOptions,
+}
+
+impl Node {
+    /// Opens everything and listens on both doors; nothing is served before [`Node::serve`].
+    ///
+    /// The agents' port is taken first, the state directory is locked after it: a second node on either
+    /// is refused before it changes anything.
+    ///
+    /// # Errors
+    /// [`NotStarted`] with what is in the way.
+    pub async fn start(config: &Config) -> Result<Self, NotStarted> {
+        let address = config.listen.address;
+        let agents = TcpListener::bind(address).await.map_err(|e| {
+            refused(&format!("[listen] address = \"{address}\""), e)
+                .next("stop what listens there, or choose another port")
+        })?;
+        let address = agents.local_addr().map_err(|e| refused("listen", e))?;
+        let base = format!("http://{address}");
+        let runtime = Runtime::open(settings(config, base.clone(), system_clock())?).await?;
+        let operators = operator::listen(&config.state).map_err(|e| refused("operator.sock", e))?;
+        let options = McpOptions {
+            listen: address,
+            hold: config.listen.hold,
+            allowed_hosts: config.listen.allowed_hosts.clone(),
+            allowed_origins: config.listen.allowed_origins.clone(),
+            ..McpOptions::default()
+        };
+        Ok(Self { runtime, url: format!("{base}/mcp"), agents, operators, options })
+    }
+
+    /// Serves until `shutdown` ends, then closes the journal with a signed checkpoint.
+    ///
+    /// # Errors
+    /// When a listener fails or the journal cannot be closed in order.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), Refusal> {
+        let (stop, stopped) = watch::channel(());
+        let wait = |mut stopped: watch::Receiver<()>| async move {
+            // The sender is dropped or speaks: either way it is time to stop.
+            let _ = stopped.changed().await;
+        };
+        let agents =
+            mcp::serve_http(self.agents, Arc::new(self.runtime.clone()), self.options.clone(), wait(stopped.clone()));
+        let operators = operator::serve(self.operators, self.runtime.clone(), self.options, wait(stopped));
+        let stopping = async {
+            shutdown.await;
+            drop(stop);
+        };
+        let (agents, operators, ()) = tokio::join!(agents, operators, stopping);
+        let closed = self.runtime.close().await;
+        agents.map_err(|e| refused("agents' door", e))?;
+        operators.map_err(|e| refused("operators' door", e))?;
+        closed
+    }
+}

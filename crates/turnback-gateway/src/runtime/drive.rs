@@ -1,0 +1,509 @@
+//! The loop every run goes through.
+//!
+//! What must be durable before what is decided here, and only here:
+//! * the intent before the commit (`INTENT-FIRST`);
+//! * a read's record before its result is released – the sync overlaps the read itself;
+//! * a question before anybody is told that it waits;
+//! * the outcome before the caller hears it, unless the domain keeps its own durable mark.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::OwnedMutexGuard;
+use turnback_core::approval::Question;
+use turnback_core::decision::{Decision, Phase, Ruling};
+use turnback_core::digest::Sha256;
+use turnback_core::gates::blast_radius::Spent;
+use turnback_core::gates::{self, Facts, Measured};
+use turnback_core::names::{ApprovalId, RunId};
+use turnback_core::permit::Permit;
+use turnback_core::record::Body;
+use turnback_core::refusal::{Code, Refusal};
+use turnback_core::rollback::Conflict;
+use turnback_core::run::{self, Command, Event, Outcome, Run, State, Step};
+use turnback_core::tool::Verb;
+use turnback_effects::{Reading, Staged, UndoRefused};
+use turnback_journal::{Batch, Entry, Projection};
+
+use super::{Inner, answer, blocking, lock, view};
+use crate::desk::{Answer, Pending};
+
+/// Bytes of diff and pre-image kept of an action that was refused after staging, so that `show` can
+/// say what it would have done. Larger ones are dropped and the diff is said to be gone.
+const REFUSED_BLOBS: usize = 256 << 10;
+
+/// A run under way: the pure state, what is still to do, and what only exists while it is under way.
+pub(super) struct Live {
+    pub(super) run: Run,
+    todo: VecDeque<Command>,
+    /// Events that happened and are not handed to the journal yet.
+    unwritten: Vec<Entry>,
+    blobs: Vec<(Sha256, Vec<u8>)>,
+    staged: Option<Staged>,
+    hold: Option<OwnedMutexGuard<()>>,
+    reading: Option<Reading>,
+    /// Why an undo could not be staged, place by place.
+    pub(super) conflicts: Vec<Conflict>,
+    /// The automatic rollback of this run, once it ran.
+    rolled_back: Option<String>,
+}
+
+impl Live {
+    pub(super) fn new(step: Step) -> Self {
+        Self {
+            run: step.run,
+            todo: step.commands.into(),
+            unwritten: Vec::new(),
+            blobs: Vec::new(),
+            staged: None,
+            hold: None,
+            reading: None,
+            conflicts: Vec::new(),
+            rolled_back: None,
+        }
+    }
+
+    /// A run found in the journal, with what is left to do.
+    pub(super) fn resumed(run: Run, todo: Vec<Command>) -> Self {
+        Self::new(Step { run, commands: todo })
+    }
+
+    /// Writes down an event that already shaped `self.run`.
+    pub(super) fn note(&mut self, at: Timestamp, event: Event) {
+        self.unwritten.push(Entry { at, body: Body::Run { run: self.run.id, event }, project: Vec::new() });
+    }
+
+    /// Moves the run one event on.
+    pub(super) fn happen(self, at: Timestamp, event: Event) -> Result<Self, Refusal> {
+        let mut next = self;
+        let written = event.clone();
+        let step = run::step(next.run, event, at).map_err(|e| {
+            Refusal::new(Code::Failed, e.to_string()).next("report it with the output of `turnback show`")
+        })?;
+        next.run = step.run;
+        next.todo.extend(step.commands);
+        next.note(at, written);
+        Ok(next)
+    }
+
+    /// Adds an entry about another run to what is written next.
+    pub(super) fn also(&mut self, entry: Entry) {
+        self.unwritten.push(entry);
+    }
+
+    /// Everything unwritten as one batch, the run's line of the list with its last entry.
+    fn batch(&mut self) -> Option<Batch> {
+        let mut entries = std::mem::take(&mut self.unwritten);
+        entries.last_mut()?.project.push(Projection::Run(Box::new(view::row(&self.run))));
+        Some(Batch { entries, blobs: std::mem::take(&mut self.blobs) })
+    }
+}
+
+impl Inner {
+    /// Drives a run until nothing more happens by itself, and says how its caller is answered.
+    pub(super) async fn drive(self: &Arc<Self>, live: Live) -> Answer {
+        let id = live.run.id;
+        match self.drive_to_end(live).await {
+            Ok(mut live) => match (&live.run.state, live.rolled_back.take()) {
+                (State::Parked(_), _) => self.pending(&live.run),
+                (_, Some(how)) => answer::diverged(&live.run, &how),
+                _ => answer::of(&live.run, live.reading.take(), &self.settings.url),
+            },
+            Err(refusal) => {
+                self.wake(id);
+                answer::refused(Some(id), refusal)
+            }
+        }
+    }
+
+    /// The loop. An error means the journal failed or the run met an impossible event: nothing more is
+    /// performed, staged work is discarded, and what was intended stays for recovery to probe.
+    pub(super) async fn drive_to_end(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
+        while let Some(command) = live.todo.pop_front() {
+            live = self.perform(live, command).await?;
+        }
+        self.write(&mut live).await?;
+        if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {
+            self.wake(live.run.id);
+        }
+        Ok(live)
+    }
+
+    async fn perform(self: &Arc<Self>, mut live: Live, command: Command) -> Result<Live, Refusal> {
+        match command {
+            Command::Judge(phase) => {
+                let decision = self.judge(phase, &live.run)?;
+                live.happen(self.now(), Event::Judged { decision })
+            }
+            Command::Read => self.read(live).await,
+            Command::Stage => self.stage(live).await,
+            Command::Discard => {
+                self.discard(&mut live);
+                match live.run.state {
+                    // After a restart nothing is staged any more; the run ends here.
+                    State::Proposed(_) | State::Cleared(_) | State::Measured(_) => live
+                        .happen(self.now(), Event::Abandoned { why: "the node stopped before it was intended".into() }),
+                    _ => Ok(live),
+                }
+            }
+            Command::MeasureOnly => live.happen(self.now(), Event::MeasuredOnly),
+            Command::Ask { moved } => self.ask(live, moved).await,
+            Command::Commit => self.commit(live).await,
+            Command::Probe => self.probe(live).await,
+            Command::Finish => self.finish(live).await,
+            Command::Observe => self.observe(live).await,
+            Command::RollBack => {
+                self.write(&mut live).await?;
+                // The rollback is a run of its own and takes the lock itself.
+                live.hold = None;
+                live.rolled_back = Some(self.roll_back(live.run.id).await);
+                Ok(live)
+            }
+            Command::MarkUndone => {
+                for id in live.run.contract.undoes.clone() {
+                    self.flip(&mut live, id, true).await?;
+                }
+                Ok(live)
+            }
+            Command::Tell => Ok(live),
+        }
+    }
+
+    /// Hands everything unwritten to the journal and waits until it is durable.
+    pub(super) async fn write(&self, live: &mut Live) -> Result<(), Refusal> {
+        let marked = matches!(live.run.state, State::Done(_))
+            && self.bound(&live.run.contract.resource).is_ok_and(|b| b.resource.domain.marks_commits());
+        match live.batch() {
+            None => Ok(()),
+            // The mark in the target already says that it happened; a probe reads it after a crash.
+            Some(batch) if marked => {
+                self.journal.append(batch, |result| {
+                    if let Err(error) = result {
+                        tracing::error!(%error, "an outcome could not be recorded; it will be probed after a restart");
+                    }
+                });
+                Ok(())
+            }
+            Some(batch) if batch.blobs.is_empty() => self.append_batch(batch).await,
+            Some(batch) => {
+                let journal = self.journal.clone();
+                blocking(move || journal.append_wait(batch)).await?.map(drop).map_err(Refusal::from)
+            }
+        }
+    }
+
+    /// Asks the gates of one phase. For the second phase the budget is read and reserved under one
+    /// lock, so that two hundred parallel calls never exceed it by one.
+    fn judge(&self, phase: Phase, run: &Run) -> Result<Decision, Refusal> {
+        let view = self.board.view();
+        let contract = &run.contract;
+        let agent = contract.actor.agent();
+        let now = self.now();
+        let mut ledgers = lock(&self.ledgers);
+        let mut ledger = match (phase, agent, &self.settings.limits.budget) {
+            (Phase::After, Some(name), Some(budget)) => {
+                Some(ledgers.entry(name.clone()).or_insert_with(|| turnback_core::budget::Ledger::new(budget.window)))
+            }
+            _ => None,
+        };
+        let measured = run.state.measurement().map(|m| Measured { effect: &m.effect, plan: &m.plan });
+        let facts = Facts {
+            contract,
+            now,
+            agent: agent.and_then(|name| view.agents.get(name)),
+            controls: &view.controls,
+            mode: self.settings.environments.get(&contract.environment).copied().unwrap_or_default(),
+            policy: &self.settings.policy,
+            limits: &self.settings.limits,
+            spent: ledger.as_mut().map_or_else(Spent::default, |l| l.spent(now)),
+            floor: &self.settings.floor,
+            approved: run.approval().is_some(),
+            measured: if phase == Phase::After { measured } else { None },
+        };
+        let decision = gates::decide(phase, &facts);
+        if decision.ruling == Ruling::Allow
+            && let (Some(ledger), Some(measured)) = (ledger, measured)
+        {
+            ledger.reserve(run.id, Spent::of(&measured.effect.blast), now);
+        }
+        Ok(decision)
+    }
+
+    /// Gives a reservation back, or makes it stay until it leaves the window.
+    fn budget(&self, run: &Run, spent: bool) {
+        let Some(name) = run.contract.actor.agent() else { return };
+        if let Some(ledger) = lock(&self.ledgers).get_mut(name) {
+            if spent {
+                ledger.settle(run.id, self.now());
+            } else {
+                ledger.release(run.id);
+            }
+        }
+    }
+
+    async fn read(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
+        let domain = Arc::clone(&self.bound(&live.run.contract.resource)?.resource.domain);
+        let contract = live.run.contract.clone();
+        let bounds = self.settings.bounds.clone();
+        let reading = tokio::spawn(blocking(move || domain.read(&contract, &bounds)));
+        // The record of the read is made durable while the read is under way.
+        self.write(&mut live).await?;
+        let read = reading.await.map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")))??;
+        match read {
+            Ok(reading) => {
+                let places = reading.places.clone();
+                live.reading = Some(reading);
+                let mut live = live.happen(self.now(), Event::Released { read: places })?;
+                // What was read is written down behind the answer: its record is durable already.
+                if let Some(batch) = live.batch() {
+                    self.journal.append(batch, |result| {
+                        if let Err(error) = result {
+                            tracing::error!(%error, "what a read returned could not be recorded");
+                        }
+                    });
+                }
+                Ok(live)
+            }
+            Err(refusal) => live.happen(self.now(), Event::Refused { refusal }),
+        }
+    }
+
+    async fn stage(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
+        let bound = self.bound(&live.run.contract.resource)?;
+        let domain = Arc::clone(&bound.resource.domain);
+        let wait = self.settings.bounds.lock_wait;
+        let Ok(hold) = tokio::time::timeout(wait, Arc::clone(&bound.lock).lock_owned()).await else {
+            let refusal = Refusal::new(Code::Busy, format!("other writes held it for {} s", wait.as_secs()))
+                .at(live.run.contract.resource.as_str())
+                .next("call again later");
+            return live.happen(self.now(), Event::Refused { refusal });
+        };
+        let id = live.run.id;
+        let bounds = self.settings.bounds.clone();
+        let staged = if live.run.contract.verb == Verb::Undo {
+            let undone = self.undone(&live.run.contract.undoes).await?;
+            let blobs = self.stored();
+            blocking(move || domain.undo(id, &undone, &blobs, &bounds)).await?
+        } else {
+            let contract = live.run.contract.clone();
+            blocking(move || domain.stage(id, &contract, &bounds)).await?.map_err(UndoRefused::Refused)
+        };
+        match staged {
+            Ok(mut staged) => {
+                staged.plan.bearer = staged.plan.bearer.max(bound.resource.bearer);
+                let measurement = Box::new(staged.measurement());
+                live.staged = Some(staged);
+                live.hold = Some(hold);
+                live.happen(self.now(), Event::Staged { measurement })
+            }
+            Err(UndoRefused::Refused(refusal)) => live.happen(self.now(), Event::Refused { refusal }),
+            Err(UndoRefused::Conflicts(conflicts)) => {
+                let refusal = super::undo::conflict_refusal(&conflicts);
+                live.conflicts = conflicts;
+                live.happen(self.now(), Event::Refused { refusal })
+            }
+        }
+    }
+
+    /// Throws staged work away, frees the lock, keeps what `show` needs.
+    fn discard(&self, live: &mut Live) {
+        if let Some(staged) = live.staged.take() {
+            let size: usize = staged.artifacts.iter().map(|a| a.bytes.len()).sum();
+            if matches!(live.run.state, State::Asking(_)) || size <= REFUSED_BLOBS {
+                live.blobs.extend(staged.artifacts.into_iter().map(|a| (a.hash, a.bytes)));
+            }
+        }
+        live.hold = None;
+    }
+
+    /// Puts a run to people. Durable before anybody is told.
+    async fn ask(self: &Arc<Self>, live: Live, moved: Option<String>) -> Result<Live, Refusal> {
+        let State::Asking(asking) = &live.run.state else {
+            return Err(Refusal::new(Code::Failed, "a question without a measured effect"));
+        };
+        let now = self.now();
+        let action = live.run.contract.digest();
+        let effect = &asking.measurement.effect;
+        let question = Question {
+            id: ApprovalId::new(uuid::Uuid::now_v7()),
+            run: live.run.id,
+            action,
+            effect: effect.digest,
+            places: effect.places,
+            policy: asking.after.policy,
+            asked: now,
+            expires: now.saturating_add(self.settings.approvals_expire).unwrap_or(Timestamp::MAX),
+            approvers: Vec::new(),
+        }
+        .restricted(asking.before.obligations().chain(asking.after.obligations()));
+        // Two equal calls at once: the second joins the first instead of asking people twice.
+        let first = *lock(&self.joinable).entry(action).or_insert(live.run.id);
+        if first != live.run.id {
+            let mut live = live.happen(
+                now,
+                Event::Abandoned { why: format!("joined run `{first}`, which waits for the same action") },
+            )?;
+            self.write(&mut live).await?;
+            let joined = self.load(first).await?;
+            live.run = joined;
+            return Ok(live);
+        }
+        let mut live = live.happen(now, Event::Parked { question, moved })?;
+        if let Err(refusal) = self.write(&mut live).await {
+            lock(&self.joinable).remove(&action);
+            return Err(refusal);
+        }
+        Ok(live)
+    }
+
+    async fn commit(self: &Arc<Self>, live: Live) -> Result<Live, Refusal> {
+        let State::Allowed(allowed) = &live.run.state else {
+            return Err(Refusal::new(Code::Failed, "a commit without a decision"));
+        };
+        let minted = Permit::mint(
+            live.run.id,
+            live.run.contract.digest(),
+            &allowed.measurement.effect,
+            &allowed.before,
+            &allowed.after,
+            allowed.approval.as_ref(),
+            live.run.effect_match,
+            self.now(),
+        );
+        let permit = match minted {
+            Ok(permit) => permit,
+            Err(e) => {
+                self.budget(&live.run, false);
+                return live.happen(self.now(), Event::Abandoned { why: e.to_string() });
+            }
+        };
+        let mut live = live.happen(self.now(), Event::Intended)?;
+        let Some(staged) = live.staged.take() else {
+            return Err(Refusal::new(Code::Failed, "a commit without staged work"));
+        };
+        live.blobs.extend(staged.artifacts.iter().map(|a| (a.hash, a.bytes.clone())));
+        fail::fail_point!("before-intent", |_| turnback_journal::crash());
+        // INTENT-FIRST: nothing leaves before this returns.
+        if let Err(refusal) = self.write(&mut live).await {
+            self.budget(&live.run, false);
+            return Err(refusal);
+        }
+        fail::fail_point!("after-intent", |_| turnback_journal::crash());
+        let now = self.now();
+        let journal = self.journal.clone();
+        let id = live.run.id;
+        let committed = blocking(move || {
+            let mut steps = Vec::new();
+            let mut progress = reporter(&journal, id, now, &mut steps);
+            let outcome = turnback_effects::commit(permit, staged, now, &mut progress);
+            drop(progress);
+            (outcome, steps)
+        })
+        .await;
+        fail::fail_point!("after-commit", |_| turnback_journal::crash());
+        let (outcome, steps) = committed.unwrap_or_else(|e| (Outcome::Unknown { why: e.to_string() }, Vec::new()));
+        self.committed(live, outcome, steps)
+    }
+
+    /// Takes in what a commit came to. Its steps are in the journal already.
+    fn committed(&self, mut live: Live, outcome: Outcome, steps: Vec<String>) -> Result<Live, Refusal> {
+        for step in steps {
+            let moved = run::step(live.run, Event::Progressed { step }, self.now())
+                .map_err(|e| Refusal::new(Code::Failed, e.to_string()))?;
+            live.run = moved.run;
+        }
+        // An unknown outcome counts as spent: budgets err on the strict side.
+        self.budget(&live.run, !matches!(outcome, Outcome::Failed { .. }));
+        live.happen(self.now(), Event::Committed { outcome })
+    }
+
+    async fn probe(self: &Arc<Self>, live: Live) -> Result<Live, Refusal> {
+        let domain = Arc::clone(&self.bound(&live.run.contract.resource)?.resource.domain);
+        let Some(measurement) = live.run.state.measurement().cloned() else {
+            return Err(Refusal::new(Code::Failed, "a probe without a measurement"));
+        };
+        let id = live.run.id;
+        let standing = blocking(move || domain.probe(id, &measurement)).await?;
+        live.happen(self.now(), Event::Probed { standing })
+    }
+
+    async fn finish(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
+        // That the rest is about to be done is durable before it is done.
+        self.write(&mut live).await?;
+        let domain = Arc::clone(&self.bound(&live.run.contract.resource)?.resource.domain);
+        let Some(measurement) = live.run.state.measurement().cloned() else {
+            return Err(Refusal::new(Code::Failed, "nothing to finish"));
+        };
+        let (id, now, journal) = (live.run.id, self.now(), self.journal.clone());
+        let (outcome, steps) = blocking(move || {
+            let mut steps = Vec::new();
+            let mut progress = reporter(&journal, id, now, &mut steps);
+            let outcome = domain.finish(id, &measurement, &mut progress);
+            drop(progress);
+            (outcome, steps)
+        })
+        .await?;
+        self.committed(live, outcome, steps)
+    }
+
+    async fn observe(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
+        let bound = self.bound(&live.run.contract.resource)?;
+        let Some(measurement) = live.run.state.measurement().cloned() else {
+            return Err(Refusal::new(Code::Failed, "nothing to observe"));
+        };
+        let probes: Vec<_> =
+            bound.resource.probes.iter().filter(|p| p.follows(&live.run.contract.local)).cloned().collect();
+        if !probes.is_empty() {
+            // Probes may be slow; the outcome does not wait for them.
+            self.write(&mut live).await?;
+        }
+        let domain = Arc::clone(&bound.resource.domain);
+        let blobs = self.stored();
+        let id = live.run.id;
+        let contract = live.run.contract.clone();
+        let bounds = self.settings.bounds.clone();
+        let tools: Vec<_> = self.tools.values().filter(|t| t.resource == contract.resource).cloned().collect();
+        let observation = blocking(move || {
+            let mut seen = domain.observe(id, &measurement, &blobs).unwrap_or_else(|refusal| run::Observation {
+                differences: vec![format!("could not be read back: {refusal}")],
+                ..run::Observation::default()
+            });
+            seen.probes = probes.iter().map(|p| super::probes::check(p, domain.as_ref(), &tools, &bounds)).collect();
+            seen
+        })
+        .await?;
+        live.happen(self.now(), Event::Observed { observation })
+    }
+
+    /// What a caller of a parked run is told.
+    pub(super) fn pending(&self, run: &Run) -> Answer {
+        let State::Parked(parked) = &run.state else {
+            return answer::of(run, None, &self.settings.url);
+        };
+        Answer::Pending(Pending {
+            run: run.id,
+            approval: parked.question.id,
+            message: answer::question(run, parked),
+            url: format!("{}/approvals/{}", self.settings.url, parked.question.id),
+            expires: parked.question.expires,
+        })
+    }
+}
+
+/// Journals each finished step of a commit that has several, without waiting: after a crash every step
+/// is classified by looking at the world, the record is for people.
+fn reporter<'a>(
+    journal: &'a turnback_journal::Journal,
+    run: RunId,
+    at: Timestamp,
+    steps: &'a mut Vec<String>,
+) -> impl FnMut(&str) + 'a {
+    move |step| {
+        steps.push(step.to_owned());
+        let event = Event::Progressed { step: step.to_owned() };
+        let entry = Entry { at, body: Body::Run { run, event }, project: Vec::new() };
+        journal.append(Batch { entries: vec![entry], blobs: Vec::new() }, |_| {});
+        fail::fail_point!("between-steps", |_| turnback_journal::crash());
+    }
+}

@@ -1,0 +1,79 @@
+//! After a restart: what was under way is resolved through the same loop.
+//!
+//! Nothing is repeated blindly. What was not intended is abandoned, because its caller and its staged
+//! work are gone; what was approved is judged and staged again; what was intended is probed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use turnback_core::budget::Ledger;
+use turnback_core::gates::blast_radius::Spent;
+use turnback_core::names::AgentName;
+use turnback_core::refusal::Refusal;
+use turnback_journal::RowFilter;
+
+use super::drive::Live;
+use super::{Inner, lock};
+
+/// States whose staged leftovers may go: nothing of them was ever done.
+const WITHOUT_EFFECT: &[&str] =
+    &["denied", "refused", "rejected", "expired", "measured_only", "abandoned", "parked", "released"];
+
+/// Resolves every run that was under way, sweeps what staging left behind, restores budgets.
+pub(super) async fn recover(inner: &Arc<Inner>) -> Result<(), Refusal> {
+    restore_budgets(inner)?;
+    restore_joinable(inner)?;
+    let open = inner.journal.rows(&RowFilter { open: true, ..RowFilter::default() }).map_err(Refusal::from)?;
+    // Oldest first, so that a run is resolved before an undo of it is.
+    for row in open.into_iter().rev().filter(|row| row.state != "parked") {
+        let run = inner.load(row.run).await?;
+        let commands = run.resume();
+        let state = run.state.word();
+        match inner.drive_to_end(Live::resumed(run, commands)).await {
+            Ok(live) => {
+                tracing::info!(run = %row.run, was = state, now = live.run.state.word(), "resolved after restart")
+            }
+            Err(refusal) if inner.journal.poisoned().is_some() => return Err(refusal),
+            // A resource that is gone must not keep the others from being served.
+            Err(refusal) => tracing::error!(run = %row.run, was = state, %refusal, "could not be resolved"),
+        }
+    }
+    for bound in inner.resources.values() {
+        let alive = |id| match inner.journal.row(id) {
+            Ok(Some(row)) => !WITHOUT_EFFECT.contains(&row.state.as_str()),
+            Ok(None) => false,
+            // Unknown is kept: a pre-image thrown away cannot be brought back.
+            Err(_) => true,
+        };
+        bound.resource.domain.sweep(&alive)?;
+    }
+    Ok(())
+}
+
+fn restore_budgets(inner: &Inner) -> Result<(), Refusal> {
+    let Some(budget) = &inner.settings.limits.budget else { return Ok(()) };
+    let since = inner.started.saturating_sub(budget.window).unwrap_or(jiff::Timestamp::MIN);
+    let rows = inner
+        .journal
+        .rows(&RowFilter { committed_since: Some(since), ..RowFilter::default() })
+        .map_err(Refusal::from)?;
+    let mut spent: HashMap<AgentName, Vec<(Timestamp, Spent)>> = HashMap::new();
+    for row in rows {
+        if let (Some(agent), Some(at)) = (row.actor.agent(), row.committed) {
+            spent.entry(agent.clone()).or_default().push((at, row.spent));
+        }
+    }
+    *lock(&inner.ledgers) =
+        spent.into_iter().map(|(agent, rows)| (agent, Ledger::restore(budget.window, rows))).collect();
+    Ok(())
+}
+
+fn restore_joinable(inner: &Inner) -> Result<(), Refusal> {
+    let rows = inner.journal.rows(&RowFilter { unanswered: true, ..RowFilter::default() }).map_err(Refusal::from)?;
+    let mut joinable = lock(&inner.joinable);
+    for row in rows.into_iter().filter(|row| row.undelivered) {
+        joinable.insert(turnback_core::digest::ActionDigest(row.action), row.run);
+    }
+    Ok(())
+}

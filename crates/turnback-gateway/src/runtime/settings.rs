@@ -1,0 +1,92 @@
+//! What the runtime needs to know before it starts: resources opened, rules compiled.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use turnback_core::digest::Sha256;
+use turnback_core::gates::blast_radius::Limits;
+use turnback_core::gates::controls::Freeze;
+use turnback_core::gates::recoverability::Floor;
+use turnback_core::gates::release::Mode;
+use turnback_core::names::{AgentName, EnvironmentName, ResourceName};
+use turnback_core::policy::Policy;
+use turnback_core::rollback::Bearer;
+use turnback_core::tool::{Match, Tool};
+use turnback_effects::{Bounds, Domain};
+
+use crate::config::Probe;
+
+/// The clock. Handed in so that tests can move it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// A configured resource, opened.
+pub struct Resource {
+    /// Its name.
+    pub name: ResourceName,
+    /// Its environment.
+    pub environment: EnvironmentName,
+    /// The domain that serves it.
+    pub domain: Arc<dyn Domain>,
+    /// Who pays if the way back fails.
+    pub bearer: Bearer,
+    /// How a re-staged effect must agree with the approved one.
+    pub effect_match: Match,
+    /// What is checked after every write on it.
+    pub probes: Vec<Probe>,
+}
+
+/// Everything the runtime is started with.
+pub struct Settings {
+    /// The state directory.
+    pub state: PathBuf,
+    /// Base of the address people are pointed to: `http://127.0.0.1:7423`.
+    pub url: String,
+    /// Modes of the environments.
+    pub environments: BTreeMap<EnvironmentName, Mode>,
+    /// The resources.
+    pub resources: Vec<Resource>,
+    /// The policy, compiled against [`tools_of`] these resources.
+    pub policy: Policy,
+    /// Limits per action and per agent.
+    pub limits: Limits,
+    /// The floor of the way back.
+    pub floor: Floor,
+    /// Change freezes.
+    pub freezes: Vec<Freeze>,
+    /// How long a question waits before silence is a no. Default 24 h.
+    pub approvals_expire: SignedDuration,
+    /// Limits of the domains.
+    pub bounds: Bounds,
+    /// How often a checkpoint is signed while the journal grows.
+    pub checkpoint_every: Duration,
+    /// The agent that speaks over stdio.
+    pub stdio_agent: Option<AgentName>,
+    /// Digest of the configuration file, for the record.
+    pub config_digest: Sha256,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// The tools of some resources, as agents see them.
+///
+/// # Errors
+/// When a resource's and a tool's name together are too long.
+pub fn tools_of(resources: &[Resource]) -> Result<Vec<Tool>, turnback_core::names::BadName> {
+    let mut tools = Vec::new();
+    for resource in resources {
+        for spec in resource.domain.tools() {
+            tools.push(Tool::bind(
+                &spec,
+                &resource.name,
+                resource.domain.kind(),
+                &resource.environment,
+                resource.effect_match,
+                resource.bearer,
+            )?);
+        }
+    }
+    Ok(tools)
+}

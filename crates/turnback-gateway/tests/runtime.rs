@@ -1,0 +1,285 @@
+//! The runtime end to end: real domains, a real journal, restarts.
+
+mod support;
+
+use serde_json::json;
+use std::time::Duration;
+use support::{CONFIG, Place, done, ended, pending, refused};
+use turnback_core::gates::controls::Scope;
+use turnback_core::names::AgentName;
+use turnback_core::refusal::Code;
+use turnback_gateway::desk::{Answer, Desk as _};
+use turnback_gateway::operator::protocol::{Reply, Request, UndoWhat};
+
+#[tokio::test]
+async fn a_bounded_write_is_proved_done_undone_and_redone() {
+    let place = Place::new();
+    let node = place.start().await;
+    let (_, reply) = done(node.call("db__query", json!({ "sql": "select tier from customers where id = 3" })).await);
+    assert!(reply.to_string().contains("basic"), "{reply}");
+    let (run, _) = done(node.sql("update customers set tier = 'gold' where id = 3").await);
+    assert_eq!(place.value("select tier from customers where id = 3"), json!("gold"));
+    let view = node.show(&run).await;
+    assert_eq!((view.row.state.as_str(), view.level), ("settled", Some(5)), "{view:?}");
+    assert!(view.diff.as_deref().is_some_and(|d| d.contains("gold")), "{:?}", view.diff);
+
+    let undo = ended(node.undo(&[&run]).await).remove(0);
+    assert_eq!(place.value("select tier from customers where id = 3"), json!("basic"));
+    assert_eq!(node.show(&run).await.row.state, "undone");
+    // Undone once is undone: again is refused and names the undo.
+    let Reply::Refused(refusal) = node.undo(&[&run]).await else { panic!("undone twice") };
+    assert_eq!(refusal.code, Code::Exists);
+
+    ended(node.undo(&[&undo.row.run.to_string()]).await);
+    assert_eq!(place.value("select tier from customers where id = 3"), json!("gold"));
+    assert_eq!(node.show(&run).await.row.state, "settled");
+    ended(node.undo(&[&run]).await);
+    assert_eq!(place.value("select tier from customers where id = 3"), json!("basic"));
+}
+
+#[tokio::test]
+async fn files_go_and_come_back() {
+    let place = Place::new();
+    let node = place.start().await;
+    let before = support::tree(&place.path("work"));
+    let (written, _) = done(node.call("work__write_file", json!({ "path": "a.txt", "content": "two\n" })).await);
+    let (made, _) = done(node.call("work__make_directory", json!({ "path": "sub" })).await);
+    let (deleted, _) = done(node.call("work__delete", json!({ "path": "a.txt" })).await);
+    assert_eq!(place.file("a.txt"), None);
+    // The write cannot be undone alone: the delete came later.
+    let Reply::Refused(refusal) = node.undo(&[&written]).await else { panic!("undone below a later delete") };
+    assert!(refusal.message.contains("a.txt"), "{refusal:?}");
+    ended(node.undo(&[&written, &made, &deleted]).await);
+    assert_eq!(support::tree(&place.path("work")), before);
+}
+
+#[tokio::test]
+async fn a_question_survives_a_restart_and_is_answered_once() {
+    let place = Place::new();
+    let node = place.start().await;
+    let call = "delete from customers where id > 10";
+    let waiting = pending(node.sql(call).await);
+    assert_eq!(place.value("select count(*) from customers"), json!(20));
+    // The same action again joins it.
+    assert_eq!(pending(node.sql(call).await).approval, waiting.approval);
+    node.stop().await;
+
+    let node = place.start().await;
+    assert_eq!(pending(node.sql(call).await).approval, waiting.approval);
+    let approval = waiting.approval.to_string();
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        let (runtime, approval) = (node.runtime.clone(), approval.clone());
+        answers.push(tokio::spawn(async move { runtime.operate(Request::Approve { approval }, "anna").await }));
+    }
+    let mut approved = 0;
+    for answer in answers {
+        match answer.await.unwrap() {
+            Reply::Ended(views) => {
+                approved += 1;
+                assert_eq!(views[0].row.state, "settled", "{views:?}");
+            }
+            Reply::Refused(refusal) => assert_eq!(refusal.code, Code::Exists),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(approved, 1);
+    assert_eq!(place.value("select count(*) from customers"), json!(10));
+    assert_eq!(place.value("select count(*) from orders"), json!(10));
+    // The caller hears the end once, and nothing is done again; a further call is a new action.
+    done(node.sql(call).await);
+    assert_eq!(place.value("select count(*) from customers"), json!(10));
+    let (_, reply) = done(node.sql(call).await);
+    assert!(reply.to_string().contains('0'), "{reply}");
+}
+
+#[tokio::test]
+async fn what_moved_after_it_was_shown_is_asked_again() {
+    let place = Place::new();
+    let node = place.start().await;
+    let waiting = pending(node.sql("delete from customers where id > 10").await);
+    place.db().execute("insert into customers (id, name) values (21, 'new')", []).unwrap();
+    let view = ended(node.approve(&waiting.approval.to_string()).await).remove(0);
+    assert_eq!(view.row.state, "parked", "{view:?}");
+    assert!(view.moved.as_deref().is_some_and(|m| m.contains("moved")), "{:?}", view.moved);
+    assert_eq!(place.value("select count(*) from customers"), json!(21));
+    // The first answer was used up; the new question has its own.
+    let asked = view.question.unwrap();
+    assert_ne!(asked.id, waiting.approval);
+    let view = ended(node.approve(&asked.id.to_string()).await).remove(0);
+    assert_eq!(view.row.state, "settled");
+    assert_eq!(place.value("select count(*) from customers"), json!(10));
+}
+
+#[tokio::test]
+async fn nobody_answers_and_somebody_says_no() {
+    let place = Place::new();
+    let node = place.start().await;
+    let waiting = pending(node.sql("delete from customers where id > 10").await);
+    let reply =
+        node.operate(Request::Reject { approval: waiting.approval.to_string(), reason: "not on my watch".into() }).await;
+    assert_eq!(ended(reply)[0].row.state, "rejected");
+    let (refusal, _) = refused(node.sql("delete from customers where id > 10").await);
+    assert_eq!(refusal.code, Code::Rejected);
+    assert!(refusal.message.contains("not on my watch"));
+
+    let waiting = pending(node.sql("delete from customers where id > 11").await);
+    place.pass(25 * 3600);
+    let ended = node.runtime.wait(&node.caller, waiting.clone(), Duration::from_secs(10)).await;
+    assert_eq!(refused(ended).0.code, Code::Rejected);
+    assert_eq!(node.show(&waiting.run.to_string()).await.row.state, "expired");
+    let Reply::Refused(_) = node.approve(&waiting.approval.to_string()).await else { panic!("approved too late") };
+    assert_eq!(place.value("select count(*) from customers"), json!(20));
+}
+
+#[tokio::test]
+async fn the_requester_cannot_approve() {
+    let place = Place::new();
+    let mut node = place.start().await;
+    node.caller.on_behalf_of = Some("anna".into());
+    let waiting = pending(node.sql("delete from customers where id > 10").await);
+    let Reply::Refused(refusal) = node.approve(&waiting.approval.to_string()).await else { panic!("self-approval") };
+    assert!(refusal.message.contains("cannot approve"), "{refusal:?}");
+    let approve = Request::Approve { approval: waiting.approval.to_string() };
+    assert_eq!(ended(node.runtime.operate(approve, "ben").await)[0].row.state, "settled");
+}
+
+#[tokio::test]
+async fn switches_stop_and_let_go() {
+    let place = Place::new();
+    let node = place.start().await;
+    let coder = AgentName::new("coder").unwrap();
+    for scope in [Scope::Everything, Scope::Agent(coder.clone()), Scope::Resource("work".parse().unwrap())] {
+        node.operate(Request::Kill { scope: scope.clone(), reason: "drill".into() }).await;
+        let (refusal, details) = refused(node.call("work__read_file", json!({ "path": "a.txt" })).await);
+        assert_eq!(refusal.code, Code::Denied);
+        assert!(refusal.message.contains("drill"), "{refusal:?}");
+        assert_eq!(details["gates"][0]["gate"], "controls", "{details}");
+        node.operate(Request::Unkill { scope }).await;
+        done(node.call("work__read_file", json!({ "path": "a.txt" })).await);
+    }
+    node.operate(Request::AgentSuspend { name: coder.clone(), reason: Some("it went mad".into()) }).await;
+    assert!(refused(node.call("work__stat", json!({ "path": "a.txt" })).await).0.message.contains("it went mad"));
+    node.operate(Request::AgentSuspend { name: coder, reason: None }).await;
+    done(node.call("work__stat", json!({ "path": "a.txt" })).await);
+}
+
+#[tokio::test]
+async fn an_observed_environment_is_never_changed() {
+    let place = Place::with(&CONFIG.replace("enforce", "observe"));
+    let node = place.start().await;
+    let (refusal, details) = refused(node.sql("delete from orders where id = 1").await);
+    assert!(refusal.message.contains("nothing was changed"), "{refusal:?}");
+    assert_eq!(details["effect"]["blast"]["rows"]["orders"]["deleted"], 1, "{details}");
+    assert_eq!(place.value("select count(*) from orders"), json!(20));
+    place.configure(&CONFIG.replace("enforce", "draft"));
+    node.stop().await;
+    let node = place.start().await;
+    let waiting = pending(node.sql("delete from orders where id = 1").await);
+    assert_eq!(ended(node.approve(&waiting.run.to_string()).await)[0].row.state, "settled");
+    assert_eq!(place.value("select count(*) from orders"), json!(19));
+    place.configure(&CONFIG.replace("enforce", "off"));
+    node.stop().await;
+    let node = place.start().await;
+    assert_eq!(refused(node.call("db__schema", json!({})).await).0.code, Code::Denied);
+}
+
+#[tokio::test]
+async fn a_failed_verification_rolls_back_by_itself() {
+    let probe = "[[resources.db.verify]]\nname = \"enough\"\nkind = \"query\"\n\
+                 sql = \"select count(*) >= 18 from customers\"\nexpect = 1\n[policy]";
+    let place = Place::with(&CONFIG.replace("[policy]", probe));
+    let node = place.start().await;
+    done(node.sql("delete from customers where id = 1").await);
+    let (refusal, _) = refused(node.sql("delete from customers where id in (2, 3, 4)").await);
+    assert!(refusal.message.contains("enough") && refusal.message.contains("rolled back"), "{refusal:?}");
+    assert_eq!(place.value("select count(*) from customers"), json!(19));
+    assert_eq!(place.value("select count(*) from orders"), json!(19));
+}
+
+#[tokio::test]
+async fn budgets_hold_under_parallel_calls() {
+    let limits = "[limits.budget]\nwindow = \"10m\"\ndeletions = 7\n[policy]";
+    let place = Place::with(&CONFIG.replace("[policy]", limits));
+    let node = place.start().await;
+    let calls = (1..=20).map(|id| node.sql(Box::leak(format!("delete from orders where id = {id}").into_boxed_str())));
+    let mut passed = 0;
+    for call in calls.map(Box::pin) {
+        if let Answer::Done { .. } = call.await {
+            passed += 1;
+        }
+    }
+    assert_eq!(passed, 7);
+    assert_eq!(place.value("select count(*) from orders"), json!(13));
+    // The budget survives a restart, and refills when the window has passed.
+    node.stop().await;
+    let node = place.start().await;
+    assert!(refused(node.sql("delete from orders where id = 20").await).0.message.contains("budget"));
+    place.pass(601);
+    done(node.sql("delete from orders where id = 20").await);
+}
+
+#[tokio::test]
+async fn undo_names_the_row_a_person_changed_and_the_run_that_came_later() {
+    let place = Place::new();
+    let node = place.start().await;
+    let (first, _) = done(node.sql("update customers set tier = 'gold' where id in (1, 2)").await);
+    let (second, _) = done(node.sql("update customers set tier = 'silver' where id = 2").await);
+    let Reply::Refused(refusal) = node.undo(&[&first]).await else { panic!("undone below a later run") };
+    assert!(refusal.message.contains("customers 2"), "{refusal:?}");
+    ended(node.undo(&[&second]).await);
+    place.db().execute("update customers set tier = 'platinum' where id = 1", []).unwrap();
+    let Reply::Refused(refusal) = node.undo(&[&first]).await else { panic!("trampled") };
+    assert!(refusal.message.contains("customers 1"), "{refusal:?}");
+    assert_eq!(place.value("select tier from customers where id = 1"), json!("platinum"));
+    assert_eq!(place.value("select tier from customers where id = 2"), json!("gold"));
+    let request = Request::Undo { what: UndoWhat::Runs { runs: vec![first] }, dry_run: true };
+    let Reply::UndoPlan(plan) = node.operate(request).await else { panic!("no plan") };
+    assert_eq!(plan.blockers.len(), 1);
+    assert_eq!(plan.blockers[0].by, None, "a person's edit is foreign: {plan:?}");
+}
+
+#[tokio::test]
+async fn everything_an_agent_did_is_undone_together() {
+    let place = Place::new();
+    let node = place.start().await;
+    let since = jiff::Timestamp::now();
+    done(node.sql("update customers set tier = 'gold' where id = 1").await);
+    done(node.sql("update customers set tier = 'silver' where id = 1").await);
+    done(node.sql("delete from orders where id < 4").await);
+    done(node.call("work__write_file", json!({ "path": "b.txt", "content": "new" })).await);
+    done(node.call("db__query", json!({ "sql": "select tier from customers" })).await);
+    let what = UndoWhat::Agent { agent: AgentName::new("coder").unwrap(), since };
+    let Reply::UndoPlan(plan) = node.operate(Request::Undo { what: what.clone(), dry_run: true }).await else {
+        panic!("no plan")
+    };
+    assert_eq!((plan.parts.len(), plan.blockers.len(), plan.readers.len()), (2, 0, 1), "{plan:?}");
+    assert_eq!(place.value("select tier from customers where id = 1"), json!("silver"));
+    ended(node.operate(Request::Undo { what, dry_run: false }).await);
+    assert_eq!(place.value("select tier from customers where id = 1"), json!("basic"));
+    assert_eq!(place.value("select count(*) from orders"), json!(20));
+    assert_eq!(place.file("b.txt"), None);
+}
+
+#[tokio::test]
+async fn bad_input_changes_nothing_names_its_place_and_is_recorded() {
+    let place = Place::new();
+    let node = place.start().await;
+    let before = node.operate(Request::Status).await;
+    for (tool, arguments, code, place) in [
+        ("work__write_file", &br#"{"path":"a","content":"x","path":"b"}"#[..], Code::BadInput, "arguments"),
+        ("work__write_file", br#"{"path":"a","content":"x","p\u0061th":"b"}"#, Code::BadInput, "arguments"),
+        ("db__query", br#"{"sql":"select ?","params":[12345678901234567890]}"#, Code::BadInput, "arguments/params/0"),
+        ("db__query", b"{\"sql\":\"\xff\"}", Code::BadInput, "arguments"),
+        ("work__nothing", b"{}", Code::UnknownTool, "work__nothing"),
+        ("work__stat", b"[]", Code::BadInput, "arguments"),
+        ("work__stat", br#"{"path":"a.txt","turnback":{"confidence":2}}"#, Code::BadInput, "turnback.confidence"),
+    ] {
+        let (refusal, _) = refused(node.call_raw(tool, arguments).await);
+        assert_eq!((refusal.code, refusal.place.as_deref()), (code, Some(place)), "{refusal:?}");
+    }
+    let (Reply::Status(before), Reply::Status(after)) = (before, node.operate(Request::Status).await) else {
+        panic!("no status")
+    };
+    assert_eq!(after.records - before.records, 7);
+}
