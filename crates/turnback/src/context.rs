@@ -98,7 +98,7 @@ impl Context {
         Config::load(&self.file)
     }
 
-    /// The way to the gateway. `--state` finds it even when the configuration cannot be read: the kill
+    /// The way to the gateway. `--state-dir` finds it even when the configuration cannot be read: the kill
     /// switch must work then too.
     pub(crate) fn door(&self) -> Result<Door, Failure> {
         let socket = match &self.state {

@@ -397,3 +397,28 @@ fn hostile_characters_are_shown_and_the_caret_still_fits() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[2].chars().count(), lines[3].chars().count(), "{text}");
 }
+
+#[test]
+fn no_cut_and_no_flip_of_a_file_stops_the_program() {
+    let lines = GOOD.lines().count() + 2;
+    let check = |text: &str| {
+        if let Err(error) = read(text) {
+            assert!(error.line().is_none_or(|line| (1..=lines).contains(&line)), "{error}");
+            assert!(error.next().is_some() && !error.to_string().is_empty());
+        }
+    };
+    for at in 0..GOOD.len() {
+        check(&GOOD[..at]);
+        for with in ["\u{202e}", "-", "\"", "[", "\n"] {
+            check(&format!("{}{with}{}", &GOOD[..at], &GOOD[at + 1..]));
+        }
+    }
+}
+
+#[test]
+fn the_tools_a_policy_speaks_about_are_those_of_the_resources() {
+    let tools = read(GOOD).unwrap().tools_for_policy().unwrap();
+    let names: Vec<_> = tools.iter().map(|tool| tool.name.as_str()).collect();
+    assert!(names.contains(&"shop__execute") && names.contains(&"work__delete"), "{names:?}");
+    assert_eq!(names.len(), 13);
+}

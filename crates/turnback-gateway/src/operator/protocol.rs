@@ -199,8 +199,7 @@ pub struct TokenView {
 /// Everything about one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunView {
-    /// The line of the list.
-    #[serde(flatten)]
+    /// The line of the list. Not flattened: it has a `level` and a `question` of its own.
     pub row: Row,
     /// Its agent's owner, when the agent is registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -77,7 +77,7 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
             }
         }
     }
-    // `--state` finds the gateway even when the configuration cannot be read.
+    // `--state-dir` finds the gateway even when the configuration cannot be read.
     if let Ok(state) = context.state() {
         state_directory(&mut report, &state);
     }

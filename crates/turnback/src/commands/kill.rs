@@ -12,7 +12,7 @@ use crate::render;
 #[derive(clap::Args)]
 #[command(
     long_about = "Stop agents at once: everything, one agent, one tool or one resource.\n\nReads stop too. What people do, \
-                  undo included, stays possible. Works without a readable configuration when --state names the state \
+                  undo included, stays possible. Works without a readable configuration when --state-dir names the state \
                   directory.",
     after_help = "Exit codes: 0 stopped, 1 error: assume that nothing was stopped."
 )]

@@ -6,9 +6,18 @@ use turnback_gateway::config::ConfigError;
 
 use super::style::{BAD, paint};
 
-/// A refusal as message, place and next step.
+/// A refusal of what this command asked, as message, place and next step.
 pub(crate) fn refusal(refusal: &Refusal) -> String {
-    let mut out = format!("{} {}\n", paint(BAD, "error:"), visible(&refusal.message));
+    told("error:", refusal)
+}
+
+/// A refusal of what somebody else asked.
+pub(crate) fn refused(refusal: &Refusal) -> String {
+    told("refused:", refusal)
+}
+
+fn told(word: &str, refusal: &Refusal) -> String {
+    let mut out = format!("{} {}\n", paint(BAD, word), visible(&refusal.message));
     if let Some(place) = &refusal.place {
         out.push_str(&format!("   at: {}\n", visible(place)));
     }

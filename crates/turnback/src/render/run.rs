@@ -1,7 +1,8 @@
 //! One run: what an approver reads, in the order in which it matters.
 //!
 //! 1 what, where, how much · 2 the diff · 3 the way back · 4 why it waits · 5 who · 6 what the agent
-//! says about itself · 7 digests and expiry; then, for a run that went on, what happened. An agent's
+//! says about itself · 7 the call, its
+//! digests and expiry; then, for a run that went on, what happened. An agent's
 //! words never stand above measured facts.
 
 use std::fmt::Write as _;
@@ -10,9 +11,11 @@ use jiff::Timestamp;
 use turnback_core::contract::{Contract, Statement};
 use turnback_core::decision::{Decision, Obligation, Ruling};
 use turnback_core::effect::Blast;
+use turnback_core::names::RunId;
 use turnback_core::rollback::{Completeness, Holds, Level, RollbackPlan};
 use turnback_core::run::{Answer, Event, Outcome, Standing};
 use turnback_core::text::visible;
+use turnback_core::tool::Verb;
 use turnback_gateway::operator::protocol::{Happened, RunView};
 
 use super::style::{self, BAD, CARE, FAINT, GOOD, STRONG, next, paint};
@@ -34,7 +37,7 @@ pub(crate) fn view(view: &RunView, detail: Detail, now: Timestamp) -> String {
     // Writing to a String cannot fail, here and below.
     headline(&mut out, view, contract.as_ref());
     if let Some(refusal) = &view.refusal {
-        let _ = write!(out, "\n{}", error::refusal(refusal));
+        let _ = write!(out, "\n{}", error::refused(refusal));
     }
     if let Some(effect) = &view.effect {
         blast(&mut out, &effect.blast);
@@ -50,6 +53,9 @@ pub(crate) fn view(view: &RunView, detail: Detail, now: Timestamp) -> String {
     people(&mut out, view, contract.as_ref());
     if let Some(contract) = &contract {
         statement(&mut out, &contract.statement, detail.statement, view);
+    }
+    if let Some(contract) = &contract {
+        call(&mut out, contract);
     }
     bound_to(&mut out, view, now);
     if let Some(observation) = &view.observation {
@@ -84,12 +90,15 @@ pub(crate) fn ended(view: &RunView) -> String {
         let _ = writeln!(out, "{} {}", paint(CARE, "moved since it was shown:"), visible(moved));
     }
     if let Some(refusal) = &view.refusal {
-        out.push_str(&error::refusal(refusal));
+        out.push_str(&error::refused(refusal));
     }
     if let Some(observation) = view.observation.as_ref().filter(|o| !o.holds()) {
         read_back(&mut out, observation);
     }
-    let _ = writeln!(out, "{}", what_next(view));
+    // A refusal has said what to do already.
+    if view.refusal.as_ref().is_none_or(|refusal| refusal.next.is_none()) {
+        let _ = writeln!(out, "{}", what_next(view));
+    }
     out
 }
 
@@ -98,20 +107,24 @@ fn section(out: &mut String, title: &str) {
 }
 
 fn line(out: &mut String, label: &str, value: &str) {
-    let _ = writeln!(out, "  {}  {value}", paint(FAINT, &format!("{label:<12}")));
+    let _ = writeln!(out, "  {}  {value}", paint(FAINT, &format!("{label:<14}")));
 }
 
 fn headline(out: &mut String, view: &RunView, contract: Option<&Contract>) {
     let row = &view.row;
     let heading = match contract {
-        Some(contract) => format!(
-            "{} {} in {} ({}, {})",
-            contract.verb.word(),
-            visible(&contract.target.place),
-            visible(&row.resource),
-            contract.kind.word(),
-            visible(&row.environment)
-        ),
+        Some(contract) => {
+            let what = if contract.verb == Verb::Undo {
+                let runs: Vec<String> = contract.undoes.iter().map(RunId::short).collect();
+                format!("undo {} on", runs.join(", "))
+            } else if contract.target.statement.is_empty() {
+                format!("{} {} in", contract.verb.word(), visible(&contract.target.place))
+            } else {
+                format!("{} statement on", visible(&contract.target.statement.replace('_', " ")))
+            };
+            let (resource, kind) = (visible(&row.resource), contract.kind.word());
+            format!("{what} {resource} ({kind}, {})", visible(&row.environment))
+        }
         None => format!("{} on {} ({})", visible(&row.tool), visible(&row.resource), visible(&row.environment)),
     };
     let _ = writeln!(out, "{}", paint(STRONG, &heading));
@@ -211,7 +224,7 @@ fn way_back(out: &mut String, plan: &RollbackPlan, view: &RunView, now: Timestam
     }
     let bearer = format!("{:?}", plan.bearer).to_lowercase();
     let pays = if plan.bearer.is_third_party() { paint(BAD, &bearer) } else { bearer };
-    line(out, "if it fails", &format!("{pays} pays"));
+    line(out, "if it fails", &format!("the {pays} pays"));
     // By hand is what is left when the program could not finish.
     if matches!(view.row.state.as_str(), "stuck" | "diverged" | "in_doubt") {
         for (number, step) in plan.steps.iter().enumerate() {
@@ -227,6 +240,7 @@ fn reasons(out: &mut String, view: &RunView) {
     let title = match ruling {
         Ruling::Allow => "why it was allowed",
         Ruling::Constrain => "why only a smaller form is allowed",
+        Ruling::Review if view.row.over => "why a person had to decide",
         Ruling::Review => "why a person decides",
         Ruling::Fallback | Ruling::Deny => "why it was refused",
     };
@@ -336,6 +350,18 @@ fn said(value: &serde_json::Value) -> String {
     }
 }
 
+/// What was called, in the caller's own words: below what was measured, because a comment in a
+/// statement can say anything.
+fn call(out: &mut String, contract: &Contract) {
+    let Some(arguments) = contract.arguments.as_object().filter(|arguments| !arguments.is_empty()) else { return };
+    section(out, "as it was called");
+    line(out, "tool", contract.tool.as_str());
+    for (name, value) in arguments {
+        let _ = writeln!(out, "  {}", paint(FAINT, &visible(name)));
+        out.push_str(&diff::quoted(&said(value), |_| anstyle::Style::new()));
+    }
+}
+
 fn bound_to(out: &mut String, view: &RunView, now: Timestamp) {
     section(out, "bound to");
     line(out, "run", &view.row.run.to_string());
@@ -427,7 +453,7 @@ fn what_next(view: &RunView) -> String {
                 paint(style::TYPE, &format!("turnback approve {id}"))
             )
         }
-        "settled" | "done" | "diverged" => next(&format!("turnback undo {run} --dry-run")),
+        "settled" | "done" | "diverged" if view.level != Some(0) => next(&format!("turnback undo {run} --dry-run")),
         "undone" => match view.row.undone_by {
             Some(by) => next(&format!("turnback show {}", by.short())),
             None => next("turnback runs"),
