@@ -122,9 +122,11 @@ pub(super) fn witness(
 }
 
 /// Applies the inverse under a savepoint and compares.
+#[allow(clippy::too_many_arguments, reason = "each is one side of the comparison")]
 pub(super) fn prove(
     c: &Connection,
-    session: &Session<'_>,
+    changeset: &Changeset,
+    recorded: &[&str],
     recipe: &Recipe,
     artifacts: &BTreeMap<Sha256, Vec<u8>>,
     shape: Option<&Shape>,
@@ -136,13 +138,14 @@ pub(super) fn prove(
     };
     own(c.execute_batch("SAVEPOINT turnback"))?;
     let tried = (|| -> Result<Result<(), String>, Refusal> {
+        let session = own(Session::start(c, recorded.iter().copied()))?;
         let reversed = way_back::reverse(c, recipe, &load)?;
         if let Some(first) = reversed.conflicts.first() {
             return Ok(Err(format!("{} {}", first.place, first.why)));
         }
-        // The recording spans action and inverse: nothing may be left in it.
+        // Action and inverse together must come to nothing.
         let mut left = None;
-        own(session.changeset())?
+        own(changeset.then(&own(session.changeset())?))?
             .each(|change| {
                 left.get_or_insert_with(|| change.place());
                 Ok(())

@@ -84,8 +84,12 @@ pub(super) fn stage(
 
     // Recording starts before the statement is compiled: SQLite decides then whether a whole table may
     // be cleared without visiting its rows.
-    let recorded = tables.values().filter(|t| t.kind == TableKind::Ordinary && !rebuilt.contains(&t.name));
-    let session = own(Session::start(c, recorded.map(|t| t.name.as_str())))?;
+    let recorded: Vec<&str> = tables
+        .values()
+        .filter(|t| t.kind == TableKind::Ordinary && !rebuilt.contains(&t.name))
+        .map(|t| t.name.as_str())
+        .collect();
+    let session = own(Session::start(c, recorded.iter().copied()))?;
     let version: i64 = own(c.query_row("PRAGMA main.schema_version", [], |r| r.get(0)))?;
     let changes_before = c.total_changes();
     let performed = action.perform(&lease)?;
@@ -107,6 +111,7 @@ pub(super) fn stage(
     if changeset.bytes().len() as u64 > bounds.snapshot_bytes {
         return Err(too_large(bounds).into());
     }
+    drop(session);
     let changes = c.total_changes().saturating_sub(changes_before);
 
     // What was done, written down.
@@ -161,9 +166,8 @@ pub(super) fn stage(
             ),
         )
     } else {
-        prove(c, &session, &recipe, &artifacts, shape.as_ref(), &weak, rows)?
+        prove(c, &changeset, &recorded, &recipe, &artifacts, shape.as_ref(), &weak, rows)?
     };
-    drop(session);
     lease.watch.deadline(None);
 
     let footprint =
