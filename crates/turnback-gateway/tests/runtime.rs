@@ -116,8 +116,9 @@ async fn nobody_answers_and_somebody_says_no() {
     let place = Place::new();
     let node = place.start().await;
     let waiting = pending(node.sql("delete from customers where id > 10").await);
-    let reply =
-        node.operate(Request::Reject { approval: waiting.approval.to_string(), reason: "not on my watch".into() }).await;
+    let reply = node
+        .operate(Request::Reject { approval: waiting.approval.to_string(), reason: "not on my watch".into() })
+        .await;
     assert_eq!(ended(reply)[0].row.state, "rejected");
     let (refusal, _) = refused(node.sql("delete from customers where id > 10").await);
     assert_eq!(refusal.code, Code::Rejected);

@@ -11,6 +11,7 @@ use turnback_core::refusal::{Code, Refusal};
 use turnback_core::text::{visible, visible_lines};
 use turnback_core::tool::Tool;
 use turnback_gateway::config::Config;
+use turnback_gateway::node;
 
 use super::show;
 use crate::context::{Context, Exit, Failure};
@@ -204,7 +205,7 @@ impl Rules {
 
     /// The policy a configuration names.
     pub(super) fn of(config: &Config) -> Result<Self, Refusal> {
-        let tools = config.tools_for_policy().map_err(|e| Refusal::new(Code::BadInput, e.to_string()))?;
+        let tools = node::tools(config)?;
         let path = &config.policy;
         let failed = |path: &Path, e: &std::io::Error| {
             Refusal::new(Code::NotFound, format!("cannot be read: {e}"))
@@ -250,7 +251,7 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(here).unwrap_or(path).to_string_lossy().into_owned()
 }
 
-fn wrong(error: Option<&PolicyError>) -> Refusal {
+pub(super) fn wrong(error: Option<&PolicyError>) -> Refusal {
     let Some(error) = error else {
         return Refusal::new(Code::BadInput, "the policy does not load").next("turnback policy lint");
     };

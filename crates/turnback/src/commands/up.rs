@@ -6,8 +6,10 @@ use turnback_core::names::AgentName;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::text::visible;
 use turnback_gateway::config::Config;
+use turnback_gateway::node::{Node, NotStarted};
 use turnback_gateway::operator::protocol::{Reply, Request};
 
+use super::policy::wrong;
 use super::token;
 use crate::client::{Door, unexpected};
 use crate::context::{Context, Exit, Failure};
@@ -16,6 +18,9 @@ use crate::templates::clients::{Client, TOKEN_VARIABLE};
 
 /// The agent registered first when the configuration names none.
 const FIRST_AGENT: &str = "agent";
+
+/// The variable that says how much is logged to stderr: `info`, `turnback_gateway=debug`. Default: `warn`.
+const LOG_VARIABLE: &str = "TURNBACK_LOG";
 
 /// How long the first agent's token works: thirty days.
 const FIRST_TOKEN_SECONDS: u64 = 30 * 24 * 60 * 60;
@@ -34,18 +39,53 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
     serve(context, &config)
 }
 
-/// Starts the gateway, calls [`greet`] once it listens on both doors, and serves until it is told to
-/// stop.
-fn serve(_context: &Context, _config: &Config) -> Result<Exit, Failure> {
-    Err(Refusal::new(Code::Unavailable, "this build has no gateway to serve with yet").into())
+/// Starts the gateway, greets once it listens on both doors, and serves until it is told to stop.
+fn serve(context: &Context, config: &Config) -> Result<Exit, Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG_VARIABLE)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Refusal::new(Code::Failed, format!("cannot start threads: {e}")))?;
+    let node = runtime.block_on(Node::start(config)).map_err(|e| match e {
+        NotStarted::Policy(errors) => wrong(errors.first()),
+        NotStarted::Refused(refusal) => refusal,
+    })?;
+    let url = node.url.clone();
+    std::thread::scope(|scope| {
+        // The greeting asks through the operator's door like anybody else, so it runs beside it.
+        scope.spawn(|| {
+            if let Err(failure) = greet(context, &Door::Socket(config.socket()), config, &url) {
+                context.complain(&failure);
+            }
+        });
+        runtime.block_on(node.serve(told_to_stop()))
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// Ends when the process is told to stop: Ctrl-C, or the signal service managers send.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        // Without handlers the signals still end the process; the journal is made for that.
+        _ => std::future::pending().await,
+    }
 }
 
 /// Says where everything is. When no agent is registered yet, registers the first one, owned by whoever
 /// started the gateway, and prints what to paste into its client.
 ///
-/// The token is printed on a terminal only: under a service manager stdout is a log.
-#[allow(dead_code, reason = "called by `serve` once the gateway runs in this process")]
-pub(crate) fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(), Failure> {
+/// Both happen on a terminal only: under a service manager nobody asked for an agent, and stdout is a
+/// log, where no secret belongs.
+fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(), Failure> {
     let fact = |name: &str, value: &str| format!("  {}  {value}\n", paint(FAINT, &format!("{name:<10}")));
     let mut text = format!("{}\n", paint(STRONG, "turnback is up"));
     text.push_str(&fact("agents", url));
@@ -71,16 +111,16 @@ pub(crate) fn greet(context: &Context, door: &Door, config: &Config, url: &str) 
         Some(name) => name.clone(),
         None => AgentName::new(FIRST_AGENT).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?,
     };
+    if !std::io::stdout().is_terminal() {
+        context.notice(&next(&format!("turnback agents add {name} --owner <person>")));
+        return Ok(());
+    }
     let Some(owner) = ["USER", "LOGNAME"].iter().find_map(|v| std::env::var(v).ok()).filter(|v| !v.is_empty()) else {
         context.notice(&next(&format!("turnback agents add {name} --owner <person>")));
         return Ok(());
     };
     door.ask(&Request::AgentAdd { name: name.clone(), owner: owner.clone() })?;
     context.notice(&format!("agent `{name}` is registered, owned by {}\n", visible(&owner)));
-    if !std::io::stdout().is_terminal() {
-        context.notice(&next(&format!("turnback token new {name} --client claude-code")));
-        return Ok(());
-    }
     let made = token::make(door, name, None, FIRST_TOKEN_SECONDS)?;
     context.answer(&serde_json::json!({ "url": url, "secret": made.secret }), |_| connect(url, &made.secret))?;
     Ok(())

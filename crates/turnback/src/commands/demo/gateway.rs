@@ -68,7 +68,8 @@ impl Gateway {
 
     /// Asks it to stop and waits until it did.
     pub(super) fn stop(mut self) -> Result<(), Failure> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).ok_or("no such process")?;
+        let pid =
+            i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).ok_or("no such process")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         let status = self.child.wait()?;
         if status.success() { Ok(()) } else { Err(format!("the gateway ended with {status}").into()) }

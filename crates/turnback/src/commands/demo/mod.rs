@@ -40,8 +40,13 @@ impl Demo {
             _ => None,
         };
         match &played {
-            Ok(()) => anstream::println!("\nEvery line above was checked against the database, the files and the record."),
-            Err(e) => anstream::eprintln!("\nnot as promised: {e}\nthe gateway's log is {}", world.root.join("gateway.log").display()),
+            Ok(()) => {
+                anstream::println!("\nEvery line above was checked against the database, the files and the record.")
+            }
+            Err(e) => anstream::eprintln!(
+                "\nnot as promised: {e}\nthe gateway's log is {}",
+                world.root.join("gateway.log").display()
+            ),
         }
         if let Some((gateway, token)) = kept {
             // The folder stays: it is what there is to play with.

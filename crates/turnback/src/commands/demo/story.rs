@@ -110,7 +110,11 @@ impl<'w> Story<'w> {
     fn stopped(&self, called: &Called, gate: &str) -> Result<(), Failure> {
         expect(called.error, "it should have been stopped", &called.text)?;
         let named = called.structured["details"]["gates"].as_array().cloned().unwrap_or_default();
-        expect(named.iter().any(|g| g["gate"] == json!(gate)), &format!("gate `{gate}` should have stopped it"), &called.text)?;
+        expect(
+            named.iter().any(|g| g["gate"] == json!(gate)),
+            &format!("gate `{gate}` should have stopped it"),
+            &called.text,
+        )?;
         told(&style::bad(&format!("stopped: {}", first_sentence(&called.text))));
         Ok(())
     }
@@ -140,7 +144,9 @@ impl<'w> Story<'w> {
         let called = self.sql("delete from customers where active = 0")?;
         expect(called.error && called.text.contains("PENDING"), "it should wait", &called.text)?;
         self.value("select count(*) from customers", &CUSTOMERS.to_string())?;
-        let Reply::Runs(waiting) = self.gateway()?.ask(&Request::Runs { agent: None, state: Some("parked".into()), limit: 10 })? else {
+        let Reply::Runs(waiting) =
+            self.gateway()?.ask(&Request::Runs { agent: None, state: Some("parked".into()), limit: 10 })?
+        else {
             return Err("no list of runs".into());
         };
         let run = waiting.first().ok_or("nothing waits")?.run.to_string();
@@ -197,16 +203,23 @@ impl<'w> Story<'w> {
             self.value(&format!("select status from orders where id = {id}"), "packed")?;
         }
         let agent = Some(AgentName::new("coder")?);
-        let Reply::Runs(rows) = self.gateway()?.ask(&Request::Runs { agent, state: Some("settled".into()), limit: 10_000 })? else {
+        let Reply::Runs(rows) =
+            self.gateway()?.ask(&Request::Runs { agent, state: Some("settled".into()), limit: 10_000 })?
+        else {
             return Err("no list of runs".into());
         };
-        let recorded = rows.iter().filter(|r| r.resource == "shop" && r.summary.contains("orders") && r.summary.starts_with("updates 1 row")).count();
+        let recorded = rows
+            .iter()
+            .filter(|r| r.resource == "shop" && r.summary.contains("orders") && r.summary.starts_with("updates 1 row"))
+            .count();
         expect(
             recorded == packed as usize,
             "the journal holds exactly the changes the database holds",
             &format!("{recorded} recorded, {packed} in the database, {} acknowledged", acknowledged.len()),
         )?;
-        told(&style::good("every acknowledged change is in the database; every change in the database is in the journal, once"));
+        told(&style::good(
+            "every acknowledged change is in the database; every change in the database is in the journal, once",
+        ));
         Ok(())
     }
 
