@@ -28,9 +28,10 @@ use crate::tool::Kind;
 pub enum Standing {
     /// Committed, and not undone.
     Live,
-    /// Committed, and undone by that run.
+    /// Committed, and not in the world: that run took it away last, by undoing it, or by undoing an
+    /// undo of an undo of it.
     Undone {
-        /// The undo.
+        /// The run that took it away.
         by: RunId,
     },
     /// Not committed: a read, a refusal, a run still under way or in doubt.
@@ -213,6 +214,8 @@ struct Graph<'a> {
     nodes: HashMap<RunId, &'a Node>,
     places: HashMap<&'a ResourceName, Places<'a>>,
     wanted: &'a BTreeSet<RunId>,
+    /// Everything that undos inside the wanted set counter.
+    countered_within: BTreeSet<RunId>,
 }
 
 impl<'a> Graph<'a> {
@@ -224,7 +227,9 @@ impl<'a> Graph<'a> {
                 places.entry(&touch.place).or_default().push((node, touch));
             }
         }
-        Self { nodes: runs.iter().map(|node| (node.run, node)).collect(), places, wanted }
+        let inside = runs.iter().filter(|node| wanted.contains(&node.run));
+        let countered_within = inside.flat_map(|node| node.undoes.iter().copied()).collect();
+        Self { nodes: runs.iter().map(|node| (node.run, node)).collect(), places, wanted, countered_within }
     }
 
     fn node(&self, run: RunId) -> Option<&'a Node> {
@@ -289,8 +294,9 @@ impl<'a> Graph<'a> {
     /// neither happened.
     fn cancelled(&self, other: &Node, member: &Node) -> bool {
         if let Standing::Undone { by } = other.standing {
-            // Undoing the undo in this very set brings `other` back.
-            return !self.wanted.contains(&by);
+            // Undoing the undo in this very set brings `other` back, on top of `member`. After a chain
+            // of undos of undos, what took it away last need not be the run that counters it.
+            return !self.wanted.contains(&by) && !self.countered_within.contains(&other.run);
         }
         !other.undoes.is_empty()
             && other.undoes.iter().all(|run| self.node(*run).is_some_and(|undone| undone.order > member.order))

@@ -398,6 +398,45 @@ fn commit_refuses_when_the_world_moved() {
     }
 }
 
+/// Somebody writes at the very moment of a commit: what they wrote always stands in the end, whether
+/// they came before it, into it or after it. Many rounds, because the moment is short.
+#[test]
+fn who_writes_during_a_commit_is_never_overwritten() {
+    let world = Folder::furnished();
+    let domain = world.files();
+    let (mut first, mut last) = (0, 0);
+    for round in 0..300_u32 {
+        world.put("a.txt", "before");
+        let call = if round % 2 == 0 { write("a.txt", "agent") } else { delete("a.txt") };
+        let run = new_run();
+        let staged = stage(&domain, run, &call).unwrap();
+        let (theirs, target) = (world.home.path().join("theirs"), world.path("a.txt"));
+        fs::write(&theirs, format!("person {round}")).unwrap();
+        let start = std::sync::Barrier::new(2);
+        let outcome = std::thread::scope(|scope| {
+            let person = scope.spawn(|| {
+                start.wait();
+                for _ in 0..round * 40 {
+                    std::hint::spin_loop();
+                }
+                fs::rename(&theirs, &target).unwrap();
+            });
+            start.wait();
+            let (outcome, _) = perform(run, staged);
+            person.join().unwrap();
+            outcome
+        });
+        match outcome {
+            Outcome::Succeeded => last += 1,
+            Outcome::Failed { .. } => first += 1,
+            // A delete taken back onto a place that was written meanwhile: said, and theirs stands.
+            Outcome::Unknown { .. } => {}
+        }
+        assert_eq!(world.get("a.txt"), format!("person {round}"), "round {round}");
+    }
+    println!("the person came first {first} times, last {last} times");
+}
+
 #[test]
 fn a_lost_or_altered_pre_image_is_said() {
     for meddle in [

@@ -1,5 +1,12 @@
 //! The SQLite domain against the laws and against the cases that break naive implementations.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise, in its helpers too"
+)]
+
 mod laws;
 
 use std::path::PathBuf;
@@ -289,7 +296,7 @@ fn undo_refuses_when_a_key_is_taken_again() {
     let (db, blobs) = (Db::new(SHOP), Blobs::default());
     let run = done(&db.domain(), &blobs, &execute("DELETE FROM customers WHERE id = 3"));
     db.human("INSERT INTO customers (id, name) VALUES (3, 'Other')");
-    let found = conflicts(&db.domain(), &blobs, &[run.clone()]);
+    let found = conflicts(&db.domain(), &blobs, std::slice::from_ref(&run));
     assert!(found.iter().any(|c| c.place == "customers 3" && c.why == "exists again"), "{found:?}");
     db.human("DELETE FROM customers WHERE id = 3; DELETE FROM audit WHERE rowid > 3");
     undo(&db.domain(), &blobs, &[run]);
@@ -338,18 +345,16 @@ fn undo_of_schema_refuses_when_objects_moved() {
 fn the_middle_of_three_cannot_be_undone_alone() {
     let (db, blobs) = (Db::new(SHOP), Blobs::default());
     let domain = db.domain();
-    let before = db.look();
     let a = done(&domain, &blobs, &execute("UPDATE lines SET amount = 1 WHERE item = 'cup'"));
     let b = done(&domain, &blobs, &execute("UPDATE lines SET amount = 2 WHERE item = 'cup'"));
     let c = done(&domain, &blobs, &execute("UPDATE lines SET amount = 3 WHERE item = 'cup'"));
-    assert_eq!(conflicts(&domain, &blobs, &[b.clone()])[0].place, "lines 'cup',1");
+    assert_eq!(conflicts(&domain, &blobs, std::slice::from_ref(&b))[0].place, "lines 'cup',1");
     assert_eq!(conflicts(&domain, &blobs, &[a.clone(), b.clone()])[0].place, "lines 'cup',1");
     let both = undo(&domain, &blobs, &[b, c]);
     assert_eq!(db.one("SELECT amount FROM lines WHERE item = 'cup'"), Sql::Integer(1));
-    undo(&domain, &blobs, &[both.clone()]);
+    undo(&domain, &blobs, std::slice::from_ref(&both));
     assert_eq!(db.one("SELECT amount FROM lines WHERE item = 'cup'"), Sql::Integer(3));
-    assert_eq!(conflicts(&domain, &blobs, &[a.clone()])[0].place, "lines 'cup',1");
-    let _ = before;
+    assert_eq!(conflicts(&domain, &blobs, std::slice::from_ref(&a))[0].place, "lines 'cup',1");
 }
 
 #[test]
@@ -369,6 +374,30 @@ fn a_lost_answer_is_looked_up() {
     let domain = db2.domain();
     std::fs::rename(db2.path(), db2.dir.path().join("away.db")).unwrap();
     assert!(matches!(domain.probe(run, &measurement), Standing::Unreachable { .. }));
+}
+
+#[test]
+fn a_commit_torn_by_a_crash_is_recovered_before_it_is_looked_at() {
+    let db = Db::new(&format!("PRAGMA journal_mode = DELETE; {SHOP}"));
+    let before = db.look();
+    let run = new_run();
+    let measurement = stage(&db.domain(), run, &execute("DELETE FROM orders")).unwrap().measurement();
+    // A transaction so large for its cache that half of it is in the file already, its journal beside it.
+    let crashed = db.connection();
+    crashed
+        .execute_batch(
+            "PRAGMA cache_size = 1; BEGIN; UPDATE customers SET name = 'torn';
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3000) INSERT INTO audit SELECT hex(zeroblob(200)), i FROM n;",
+        )
+        .unwrap();
+    let after = Db { dir: tempfile::tempdir().unwrap() };
+    for name in ["shop.db", "shop.db-journal"] {
+        std::fs::copy(db.dir.path().join(name), after.dir.path().join(name)).unwrap();
+    }
+    let names = laws::read(&after.domain(), &call("query", json!({ "sql": "SELECT name FROM customers" })));
+    assert_eq!(names.unwrap().reply["rows"], json!([["Ann"], ["Bob"], ["Cy"]]));
+    assert_eq!(after.domain().probe(run, &measurement), Standing::Before);
+    assert_eq!(after.look(), before);
 }
 
 #[test]
@@ -673,7 +702,7 @@ fn altered_and_lost_blobs_stop_an_undo() {
     let (db, blobs) = (Db::new(SHOP), Blobs::default());
     for sql in ["DELETE FROM lines", "DROP TABLE audit"] {
         let run = done(&db.domain(), &blobs, &execute(sql));
-        let lost = db.domain().undo(new_run(), &[run.clone()], &Blobs::default(), &Bounds::default());
+        let lost = db.domain().undo(new_run(), std::slice::from_ref(&run), &Blobs::default(), &Bounds::default());
         let altered = db.domain().undo(new_run(), &[run], &Liar, &Bounds::default());
         for refused in [lost, altered] {
             assert!(matches!(refused, Err(UndoRefused::Refused(r)) if r.code == Code::SnapshotLost));

@@ -54,7 +54,7 @@ fn nobody_listens(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 
-pub(crate) fn nobody(socket: &Path) -> Refusal {
+fn nobody(socket: &Path) -> Refusal {
     Refusal::new(Code::Unavailable, "no gateway is running here")
         .at(socket.to_string_lossy())
         .next("start one with `turnback up`, or name its configuration with --config")

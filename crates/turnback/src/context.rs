@@ -56,8 +56,6 @@ pub(crate) enum Failure {
     Config(Vec<ConfigError>),
     /// Whoever read our output stopped reading. Not an error: `turnback runs | head`.
     PipeClosed,
-    /// What went wrong is printed already.
-    Told,
 }
 
 impl From<Refusal> for Failure {
@@ -145,7 +143,7 @@ impl Context {
     /// Prints why it failed.
     pub(crate) fn complain(&self, failure: &Failure) {
         let refusals: Vec<Refusal> = match failure {
-            Failure::PipeClosed | Failure::Told => return,
+            Failure::PipeClosed => return,
             Failure::Refused(refusal) => vec![(**refusal).clone()],
             Failure::Config(errors) => errors.iter().map(Refusal::from).collect(),
         };

@@ -61,15 +61,20 @@ fn by(n: u64) -> Option<RunId> {
     Some(run_id(u128::from(n)))
 }
 
+/// What the journal does when `by` undoes a run: it is gone, what it countered is back, and so on down.
+fn flip(runs: &mut [Node], undone: RunId, by: RunId) {
+    let mut todo = vec![(undone, true)];
+    while let Some((run, gone)) = todo.pop() {
+        let node = runs.iter_mut().find(|r| r.run == run).unwrap();
+        node.standing = if gone { Standing::Undone { by } } else { Standing::Live };
+        todo.extend(node.undoes.iter().map(|below| (*below, !gone)));
+    }
+}
+
 /// Undoes `undone` by run `n`.
 fn undo(runs: &mut Vec<Node>, n: u64, undone: u64) {
-    let target = runs.iter_mut().find(|r| r.order == undone).unwrap();
-    target.standing = Standing::Undone { by: run_id(u128::from(n)) };
-    let touches = target.touches.clone();
-    let countered = target.undoes.clone();
-    for node in runs.iter_mut().filter(|r| countered.contains(&r.run)) {
-        node.standing = Standing::Live;
-    }
+    let touches = runs.iter().find(|r| r.order == undone).unwrap().touches.clone();
+    flip(runs, run_id(u128::from(undone)), run_id(u128::from(n)));
     runs.push(Node { undoes: vec![run_id(u128::from(undone))], ..node(n, touches) });
 }
 
@@ -169,6 +174,21 @@ fn a_run_and_its_undo_cancel_out() {
 }
 
 #[test]
+fn a_chain_of_undos_brings_back_what_it_counters() {
+    // 2 is undone by 3, 3 by 4, 4 by 5: 3 stands again, and 5 took 2 away last.
+    let mut runs = vec![node(1, vec![change("a")]), node(2, vec![change("a")])];
+    for undone in [2, 3, 4] {
+        undo(&mut runs, undone + 1, undone);
+    }
+    assert_eq!(runs[1].standing, Standing::Undone { by: run_id(5) });
+    assert_eq!(runs[2].standing, Standing::Live);
+    assert_eq!(blockers(&runs, &[1]), []);
+    assert_eq!(blockers(&runs, &[1, 3]), [("a".to_owned(), by(2))]);
+    // Undoing 5 brings 4 back too, and with it 2.
+    assert_eq!(blockers(&runs, &[1, 5]), [("a".to_owned(), by(2)), ("a".to_owned(), by(4))]);
+}
+
+#[test]
 fn an_undo_of_something_earlier_is_work_like_any_other() {
     let mut runs = vec![node(1, vec![change("a")]), node(2, vec![change("a")])];
     // Forced by a person although run 2 came later: run 3 wrote `a` after run 2.
@@ -260,11 +280,7 @@ impl World {
         let run = node(n, touches);
         self.images.insert(run.run, image);
         for undone in &undoes {
-            let target = self.runs.iter().position(|r| r.run == *undone).unwrap();
-            self.runs[target].standing = Standing::Undone { by: run.run };
-            for back in self.runs[target].undoes.clone() {
-                self.runs.iter_mut().find(|r| r.run == back).unwrap().standing = Standing::Live;
-            }
+            flip(&mut self.runs, *undone, run.run);
         }
         self.runs.push(Node { undoes, ..run });
     }

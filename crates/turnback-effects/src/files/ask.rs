@@ -248,7 +248,7 @@ fn schema(properties: Value, required: &[&str]) -> Value {
 }
 
 /// The tools, as a model sees them.
-pub(crate) fn tools() -> Vec<ToolSpec> {
+pub fn tools() -> Vec<ToolSpec> {
     let path = |what: &str| json!({ "type": "string", "description": what });
     let spec = |name, description, verb, risk, schema| ToolSpec { name, description, verb, risk, schema };
     vec![

@@ -30,6 +30,8 @@ mod step;
 mod undo;
 mod world;
 
+pub use ask::tools;
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -219,55 +219,82 @@ impl Step {
         }
         let ends = Ends::open(world, self).map_err(Trouble::Nothing)?;
         ends.call(&self.act, false).map_err(Trouble::Nothing)?;
-        if let Err(refusal) = self.verify(world) {
-            // The same descriptors, so that what was taken goes back where it was taken from.
-            return Err(match ends.call(&self.act.reversed(), true) {
-                Ok(()) => Trouble::Nothing(refusal),
-                Err(stuck) => Trouble::Something(format!(
-                    "{} of {}: {refusal}; taking it back failed: {stuck}",
-                    self.act.word(),
-                    self.act.place().place()
-                )),
-            });
+        let what = || format!("{} of {}", self.act.word(), self.act.place().place());
+        match self.verify(world, &ends).map_err(|r| Trouble::Something(format!("{}: {r}", what())))? {
+            Verdict::Done => {}
+            Verdict::Stuck(why) => return Err(Trouble::Something(format!("{}: {why}", what()))),
+            Verdict::Back(refusal) => {
+                // The same descriptors, so that what was taken goes back where it was taken from.
+                return Err(match ends.call(&self.act.reversed(), true) {
+                    Ok(()) if self.is_staged_again(&ends) => Trouble::Nothing(refusal),
+                    Ok(()) => Trouble::Something(format!(
+                        "{}: {refusal}; while it was taken back somebody wrote there again, and that is in the slot now",
+                        what()
+                    )),
+                    Err(stuck) => Trouble::Something(format!("{}: {refusal}; taking it back failed: {stuck}", what())),
+                });
+            }
         }
         ends.sync(&self.act)
             .map_err(|e| Trouble::Something(format!("{} of {}: {e}", self.act.word(), self.act.place().place())))
     }
 
     /// Looks at what came out, with fresh eyes from the root down.
-    fn verify(&self, world: &World) -> Result<(), Refusal> {
+    ///
+    /// Something is taken back only where what would be taken is ours. Where somebody else wrote over it
+    /// right after, the step is done and theirs is a later change, which observing will find.
+    fn verify(&self, world: &World, ends: &Ends) -> Result<Verdict, Refusal> {
         let mut model = Model::new(world, Limits::none())?;
-        let moved = |spot: &Spot, why: &str| Refusal::new(Code::Moved, why.to_owned()).at(spot.place());
-        let (place, goal) = (self.act.place(), self.act.goal());
-        let found = model.light(&goal)?;
-        if found.as_ref().map(|o| &o.id) != self.after.as_ref().map(|o| &o.id) {
-            return Err(moved(&goal, "somebody else moved it at the same moment"));
-        }
-        let (spot, came_out) = match &self.act {
+        let moved = |why: &str| Refusal::new(Code::Moved, why.to_owned()).at(self.act.place().place());
+        let ours = |id: Option<String>| id.is_some() && id == self.after.as_ref().map(|o| o.id.clone());
+        let in_hand = ours(ends.at_place());
+        let in_sight = ours(model.stat(&self.act.place())?.map(|s| s.id()));
+        let came_out = match &self.act {
+            Act::Chmod { .. } => return Ok(Verdict::Done),
+            Act::Install { .. } => None,
             Act::Remove { .. } | Act::Swap { .. } => match self.act.slot() {
-                Some(slot) => (slot.clone(), model.object(&slot)?),
-                None => (place.clone(), None),
+                Some(slot) => Some(model.object(&slot)?),
+                None => None,
             },
-            Act::Rename { .. } => (goal.clone(), model.object(&goal)?),
-            Act::Install { .. } => return Ok(()),
-            Act::Chmod { .. } => {
-                return match (&self.after, found) {
-                    (Some(expected), Some(found)) => match expected.differs(&found, Closely::Mode) {
-                        Some(why) => Err(moved(&place, &why)),
-                        None => Ok(()),
-                    },
-                    _ => Err(moved(&place, "is gone")),
-                };
-            }
+            Act::Rename { .. } => Some(model.object(&self.act.goal())?),
         };
-        match (&self.before, came_out) {
-            (Some(expected), Some(found)) => match expected.differs(&found, Closely::Untouched) {
-                Some(why) => Err(moved(&place, &format!("changed at the moment of the commit: {why}"))),
-                None => Ok(()),
-            },
-            _ => Err(moved(&spot, "is gone")),
+        let wrong = match (&self.before, came_out) {
+            (Some(expected), Some(Some(found))) => expected.differs(&found, Closely::Untouched),
+            (_, Some(None)) => Some("it is gone".to_owned()),
+            _ => None,
+        };
+        let appears = matches!(self.act, Act::Install { .. } | Act::Swap { .. });
+        Ok(match wrong {
+            Some(why) if appears && !in_hand => Verdict::Stuck(format!(
+                "changed twice at the moment of the commit ({why}); the first change is in the slot"
+            )),
+            Some(why) => Verdict::Back(moved(&format!("changed at the moment of the commit: {why}"))),
+            None if appears && in_hand && !in_sight => {
+                Verdict::Back(moved("its directory was moved at the moment of the commit"))
+            }
+            None => Verdict::Done,
+        })
+    }
+
+    /// After taking back: the slot holds again what was staged, so removing it removes nothing else.
+    fn is_staged_again(&self, ends: &Ends) -> bool {
+        match (&self.act, &ends.other) {
+            (Act::Install { .. } | Act::Swap { .. }, Some((slot, number))) => {
+                sys::stat_at(slot, number).is_ok_and(|s| self.after.as_ref().is_some_and(|o| o.id == s.id()))
+            }
+            _ => true,
         }
     }
+}
+
+/// What looking after a step found.
+enum Verdict {
+    /// It is done.
+    Done,
+    /// It took something it should not have; it can be taken back.
+    Back(Refusal),
+    /// It took something it should not have, and something else stands in the way of taking it back.
+    Stuck(String),
 }
 
 /// How a step failed.
@@ -308,6 +335,11 @@ impl Ends {
             act => act.slot().map(|slot| open(&slot)).transpose()?,
         };
         Ok(Self { place, other, id: step.before.as_ref().map_or_else(String::new, |o| o.id.clone()) })
+    }
+
+    /// What stands at the place in this very directory, wherever that is now.
+    fn at_place(&self) -> Option<String> {
+        sys::stat_at(&self.place.0, &self.place.1).ok().map(|s| s.id())
     }
 
     /// The one system call. `act` is the step's own or, with `back`, its reverse.

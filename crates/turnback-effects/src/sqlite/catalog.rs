@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use turnback_core::digest::Sha256;
 
 use super::cell::Cell;
-use super::connection::own;
+use super::connection::is_own;
 
 /// One schema object as `CREATE ...` wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ pub(super) fn objects(c: &Connection) -> rusqlite::Result<Vec<Object>> {
     let mut objects = Vec::new();
     for row in rows {
         let object = row?;
-        if !own(&object.name) && !own(&object.table) && !object.name.starts_with("sqlite_") {
+        if !is_own(&object.name) && !is_own(&object.table) && !object.name.starts_with("sqlite_") {
             objects.push(object);
         }
     }
@@ -105,7 +105,7 @@ pub(super) fn tables(c: &Connection) -> rusqlite::Result<BTreeMap<String, Table>
     let mut tables = BTreeMap::new();
     for row in rows {
         let table = row?;
-        if !own(&table.name) && !table.name.starts_with("sqlite_") {
+        if !is_own(&table.name) && !table.name.starts_with("sqlite_") {
             tables.insert(table.name.clone(), table);
         }
     }

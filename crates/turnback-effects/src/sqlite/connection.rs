@@ -213,7 +213,7 @@ impl Seen {
             | AuthAction::AlterTable { table_name: name, .. }
                 if schema =>
             {
-                if own(name) {
+                if is_own(name) {
                     Err(format!("`{name}` is Turnback's own"))
                 } else {
                     Ok(())
@@ -238,7 +238,7 @@ impl Seen {
 
     fn read(&mut self, table: &str, column: &str, schema: bool) -> Result<(), String> {
         let name = table.to_ascii_lowercase();
-        if own(&name) {
+        if is_own(&name) {
             return Err(format!("`{name}` is Turnback's own"));
         }
         if name.starts_with("sqlite_") {
@@ -265,7 +265,7 @@ impl Seen {
 
     fn write(&mut self, table: &str, schema: bool) -> Result<(), String> {
         let name = table.to_ascii_lowercase();
-        if own(&name) {
+        if is_own(&name) {
             return Err(format!("`{name}` is Turnback's own"));
         }
         if name.starts_with("sqlite_") {
@@ -279,7 +279,7 @@ impl Seen {
 }
 
 /// Whether an object belongs to Turnback.
-pub(super) fn own(name: &str) -> bool {
+pub(super) fn is_own(name: &str) -> bool {
     name.get(..9).is_some_and(|p| p.eq_ignore_ascii_case("_turnback"))
 }
 
@@ -393,8 +393,16 @@ impl File {
     }
 
     /// A connection that can only read.
+    ///
+    /// After a crash the file may need recovery, which takes a connection that may write: one is opened
+    /// for that alone.
     pub(super) fn reader(&self, wait: Duration) -> Result<(Connection, Watch), Refusal> {
-        let (connection, watch) = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY, wait)?;
+        let look = |c: &Connection| c.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()));
+        let (mut connection, mut watch) = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY, wait)?;
+        if look(&connection).is_err_and(|e| e.sqlite_error_code() == Some(ErrorCode::ReadOnly)) {
+            look(&self.writer(wait)?.0).map_err(|e| failure(&e))?;
+            (connection, watch) = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY, wait)?;
+        }
         connection.pragma_update(None, "query_only", true).map_err(|e| failure(&e))?;
         Ok((connection, watch))
     }
@@ -487,6 +495,11 @@ pub(super) fn failure(error: &rusqlite::Error) -> Refusal {
         Some(ErrorCode::DiskFull) => Refusal::new(code, "the disk is full"),
         _ => Refusal::new(code, message(error)),
     }
+}
+
+/// The result of one of Turnback's own statements.
+pub(super) fn own<T>(result: rusqlite::Result<T>) -> Result<T, Refusal> {
+    result.map_err(|e| failure(&e))
 }
 
 /// An error of an agent's own statement as a refusal.

@@ -8,7 +8,9 @@
 //! |---|---|
 //! | `statement.rs` | what a statement is, from its first words; explains, never enforces |
 //! | `connection.rs` | the file's identity, the one write connection, the authorizer: the boundary |
-//! | `stage.rs` | performing, measuring, witnessing, proving, committing |
+//! | `stage.rs` | performing, measuring, committing |
+//! | `shape.rs` | a schema change from both sides: objects, pre-images |
+//! | `proof.rs` | whether anything can have changed unseen; whether the inverse restores |
 //! | `way_back.rs` | the inverse and every reason why it cannot be applied |
 //! | `undo.rs` | inverses of recorded runs as one more action to be staged |
 //! | `recipe.rs` | what a commit does, written down; digests, places, counts |
@@ -24,9 +26,11 @@ mod catalog;
 mod cell;
 mod connection;
 mod look;
+mod proof;
 mod read;
 mod recipe;
 mod session;
+mod shape;
 mod stage;
 mod statement;
 mod undo;
@@ -104,6 +108,34 @@ fn statement_schema(what: &str) -> Value {
     })
 }
 
+/// The tools every database offers.
+pub fn tools() -> Vec<ToolSpec> {
+    vec![
+        ToolSpec {
+            name: "schema",
+            description: "Describes the database: tables, columns, keys, foreign keys, indexes, triggers.",
+            verb: Verb::Search,
+            risk: Risk::Search,
+            schema: json!({ "type": "object", "properties": {}, "additionalProperties": false }),
+        },
+        ToolSpec {
+            name: "query",
+            description: "Answers one SELECT statement. Never changes anything.",
+            verb: Verb::Read,
+            risk: Risk::ScopedRead,
+            schema: statement_schema("One SELECT statement."),
+        },
+        ToolSpec {
+            name: "execute",
+            description: "Performs one INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement. It is staged, \
+                    measured and its way back proved first; RETURNING answers with rows.",
+            verb: Verb::Update,
+            risk: Risk::ReversibleWrite,
+            schema: statement_schema("One INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement."),
+        },
+    ]
+}
+
 impl Domain for Sqlite {
     fn kind(&self) -> Kind {
         Kind::Sqlite
@@ -114,30 +146,11 @@ impl Domain for Sqlite {
     }
 
     fn tools(&self) -> Vec<ToolSpec> {
-        vec![
-            ToolSpec {
-                name: "schema",
-                description: "Describes the database: tables, columns, keys, foreign keys, indexes, triggers.",
-                verb: Verb::Search,
-                risk: Risk::Search,
-                schema: json!({ "type": "object", "properties": {}, "additionalProperties": false }),
-            },
-            ToolSpec {
-                name: "query",
-                description: "Answers one SELECT statement. Never changes anything.",
-                verb: Verb::Read,
-                risk: Risk::ScopedRead,
-                schema: statement_schema("One SELECT statement."),
-            },
-            ToolSpec {
-                name: "execute",
-                description: "Performs one INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement. It is staged, \
-                    measured and its way back proved first; RETURNING answers with rows.",
-                verb: Verb::Update,
-                risk: Risk::ReversibleWrite,
-                schema: statement_schema("One INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement."),
-            },
-        ]
+        tools()
+    }
+
+    fn marks_commits(&self) -> bool {
+        true
     }
 
     fn aim(&self, tool: &str, given: &Value) -> Result<Target, Refusal> {

@@ -5,7 +5,7 @@
 
 use turnback_core::refusal::{Code, Refusal};
 
-use super::connection::own;
+use super::connection::is_own;
 
 /// The class of a statement and the table or object it names first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) fn classify(sql: &str) -> Result<Statement, Refusal> {
     }
     let tokens = tokens(sql);
     // The body of a trigger or view is compiled when it is used, perhaps on somebody else's connection.
-    let ours = |t: &Token| matches!(t, Token::Word(name, _) | Token::Name(name) if own(name));
+    let ours = |t: &Token| matches!(t, Token::Word(name, _) | Token::Name(name) if is_own(name));
     if tokens.iter().any(ours) {
         return Err(refuse(Code::Unsupported, "names beginning with `_turnback` are Turnback's own".into()));
     }

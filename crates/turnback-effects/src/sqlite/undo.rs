@@ -7,7 +7,7 @@ use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Conflict, Level};
 
-use super::connection::{Lease, failure};
+use super::connection::{Lease, failure, own};
 use super::recipe::Recipe;
 use super::session::{Changeset, Op};
 use super::stage::{Action, Performed};
@@ -124,8 +124,4 @@ impl Action for Undo<'_> {
         let runs = if self.recipes.len() == 1 { "run" } else { "runs" };
         format!("undoes {} {runs}: ", self.recipes.len())
     }
-}
-
-fn own<T>(result: rusqlite::Result<T>) -> Result<T, Refusal> {
-    result.map_err(|e| failure(&e))
 }

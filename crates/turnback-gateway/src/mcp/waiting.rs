@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, interval_at};
 
 use super::peer::Elicited;
 use super::room::Place;
@@ -22,8 +22,17 @@ use super::server::{Line, Server, closed};
 use super::{catalog, message};
 use crate::desk::{Answer, Desk, Pending};
 
-/// How much longer than asked a desk may take before it is no longer believed.
-const OVERRUN: Duration = Duration::from_secs(2);
+/// How long the desk is asked to wait at once; so much later than wanted a wait may end.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// Why a wait ends before its time.
+#[derive(Clone, Copy)]
+enum Stop {
+    /// The user does not want to look, or the door closes.
+    Enough,
+    /// The peer does not want an answer.
+    Cancelled,
+}
 
 /// A call whose run is parked.
 pub(super) struct Parked<'a> {
@@ -62,21 +71,35 @@ pub(super) async fn hold<D: Desk>(server: &Server<D>, line: &Line, parked: Parke
         let _ = line.out.try_send(message::request(&question.id, "elicitation/create", &params));
     }
 
-    let wait = timeout(patience + OVERRUN, server.desk.wait(&line.caller, pending.clone(), patience));
+    // A desk that tells how a run ended marks it as told, and the next identical call is a new one. So a
+    // wait is not dropped in favour of `PENDING`, which would make the caller repeat what was done: it
+    // is made of short slices, and whatever ends it early waits for the end of its slice.
+    let until = Instant::now() + patience;
+    let mut stop = None;
+    let slice = || {
+        let left = until.saturating_duration_since(Instant::now());
+        server.desk.wait(&line.caller, pending.clone(), left.min(SLICE))
+    };
+    let wait = slice();
     tokio::pin!(wait);
     let mut alive = interval_at(Instant::now() + server.options.keep_alive, server.options.keep_alive);
     let mut ticks = 0_u64;
     let answer = loop {
         tokio::select! {
             biased;
-            answer = &mut wait => break answer.unwrap_or(Answer::Pending(pending.clone())),
-            () = running.cancelled.notified() => return None,
+            answer = &mut wait => match (answer, stop) {
+                (Answer::Pending(_), Some(Stop::Cancelled)) => return None,
+                (Answer::Pending(_), None) if Instant::now() < until => wait.set(slice()),
+                (answer, _) => break answer,
+            },
+            // Nobody is there to be told, so nothing must be marked as told.
             () = line.out.closed() => return None,
-            () = closed(&mut closing) => break Answer::Pending(pending.clone()),
+            () = running.cancelled.notified() => stop = Some(Stop::Cancelled),
+            () = closed(&mut closing), if stop.is_none() => stop = Some(Stop::Enough),
             answer = answered(&mut elicited) => {
                 elicited = None;
-                if answer == Elicited::NotAccepted {
-                    break Answer::Pending(pending.clone());
+                if answer == Elicited::NotAccepted && stop.is_none() {
+                    stop = Some(Stop::Enough);
                 }
             }
             _ = alive.tick() => {

@@ -216,7 +216,7 @@ impl Inner {
             mode: self.settings.environments.get(&contract.environment).copied().unwrap_or_default(),
             policy: &self.settings.policy,
             limits: &self.settings.limits,
-            spent: ledger.as_mut().map_or_else(Spent::default, |l| l.spent(now)),
+            spent: ledger.as_mut().map_or_else(Spent::default, |l| l.spent_by_others(run.id, now)),
             floor: &self.settings.floor,
             approved: run.approval().is_some(),
             measured: if phase == Phase::After { measured } else { None },
@@ -322,6 +322,8 @@ impl Inner {
         let State::Asking(asking) = &live.run.state else {
             return Err(Refusal::new(Code::Failed, "a question without a measured effect"));
         };
+        // A run that waits holds nothing, not even a part of a budget.
+        self.budget(&live.run, false);
         let now = self.now();
         let action = live.run.contract.digest();
         let effect = &asking.measurement.effect;

@@ -38,6 +38,9 @@ pub(crate) struct MemoryDesk {
     pub(crate) turned: Mutex<Vec<(&'static str, Option<Actor>, Refusal)>>,
     /// Calls finished, including those whose caller hung up.
     pub(crate) finished: AtomicU64,
+    /// Ends that began to be marked as told, and those whose marking was not dropped.
+    pub(crate) telling: AtomicU64,
+    pub(crate) told: AtomicU64,
     parked: Mutex<HashMap<Sha256, Parked>>,
     next: AtomicU64,
 }
@@ -174,6 +177,12 @@ impl Desk for MemoryDesk {
         };
         let _ = tokio::time::timeout(patience, standing.wait_for(|standing| *standing != Standing::Waiting)).await;
         let standing = standing.borrow().clone();
+        if standing != Standing::Waiting {
+            // Marking it as told takes a moment, as with a journal; from here on the answer is owed.
+            self.telling.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            self.told.fetch_add(1, Ordering::SeqCst);
+        }
         Self::ended(&pending, &standing)
     }
 

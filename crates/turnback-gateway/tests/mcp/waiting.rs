@@ -1,5 +1,6 @@
 //! Callers that wait for a person, in every way they can.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -251,4 +252,32 @@ async fn closing_the_door_lets_waiting_callers_go() {
     held.until("waiting").await;
     tokio::time::timeout(Duration::from_secs(2), door.shut()).await.expect("it closes soon");
     assert_eq!(held.finish().await.json()["result"]["structuredContent"]["code"], "pending");
+}
+
+#[tokio::test]
+async fn an_end_that_is_being_told_is_never_answered_pending() {
+    // The user declines, the client cancels and the door closes while the desk marks the end as told.
+    for why in ["decline", "cancel", "close"] {
+        let options = turnback_gateway::mcp::McpOptions { hold: Duration::from_secs(5), ..crate::wire::options() };
+        let door = Door::with(options).await;
+        let session = door.session(elicits()).await;
+        let body = call(1, "shop__execute", &json!({ "sql": "park" }));
+        let mut held = door.post(body).with("Mcp-Session-Id", &session).begin().await;
+        let asked = question(&held.until("elicitation/create").await);
+        door.desk.decide(true);
+        while door.desk.telling.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let desk = std::sync::Arc::clone(&door.desk);
+        let decline = json!({ "jsonrpc": "2.0", "id": asked["id"], "result": { "action": "decline" } }).to_string();
+        let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#.to_owned();
+        match why {
+            "close" => door.shut().await,
+            "cancel" => drop(door.post(cancel).with("Mcp-Session-Id", &session).send().await),
+            _ => drop(door.post(decline).with("Mcp-Session-Id", &session).send().await),
+        }
+        let events = held.finish().await.events();
+        assert_eq!(events.last().unwrap()["result"]["structuredContent"]["rows"], 3, "{why}");
+        assert_eq!(desk.told.load(Ordering::SeqCst), 1, "{why}");
+    }
 }

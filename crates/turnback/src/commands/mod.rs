@@ -11,6 +11,7 @@ mod kill;
 mod policy;
 mod reject;
 mod runs;
+mod serving;
 mod show;
 mod stdio;
 mod token;
@@ -19,10 +20,7 @@ mod unkill;
 mod up;
 mod verify;
 
-use std::process::ExitCode;
-
 use clap::Subcommand;
-use turnback_core::refusal::{Code, Refusal};
 
 use crate::context::{Context, Exit, Failure};
 
@@ -31,7 +29,7 @@ use crate::context::{Context, Exit, Failure};
 pub(crate) enum Command {
     Init(init::Args),
     Up(up::Args),
-    Demo(demo::Demo),
+    Demo(demo::Args),
     Stdio(stdio::Args),
     Runs(runs::Args),
     Show(show::Args),
@@ -53,12 +51,7 @@ impl Command {
         match self {
             Self::Init(args) => init::run(context, args),
             Self::Up(args) => up::run(context, args),
-            Self::Demo(demo) => match demo.run() {
-                Ok(code) if code == ExitCode::SUCCESS => Ok(Exit::Fine),
-                // What was not as promised is printed already.
-                Ok(_) => Err(Failure::Told),
-                Err(e) => Err(Refusal::new(Code::Failed, e.to_string()).into()),
-            },
+            Self::Demo(args) => demo::run(context, args),
             Self::Stdio(args) => stdio::run(context, args),
             Self::Runs(args) => runs::run(context, args),
             Self::Show(args) => show::run(context, args),

@@ -251,7 +251,7 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(here).unwrap_or(path).to_string_lossy().into_owned()
 }
 
-pub(super) fn wrong(error: Option<&PolicyError>) -> Refusal {
+fn wrong(error: Option<&PolicyError>) -> Refusal {
     let Some(error) = error else {
         return Refusal::new(Code::BadInput, "the policy does not load").next("turnback policy lint");
     };

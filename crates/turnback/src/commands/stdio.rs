@@ -1,62 +1,83 @@
 //! `turnback stdio`: one agent over stdin and stdout, named by the configuration.
 //!
-//! Only carries bytes between the client and the running gateway; nothing else is ever written to
-//! stdout, which belongs to the protocol.
+//! When a gateway runs on the state directory, its operators' door hands out the stream; otherwise this
+//! process becomes the gateway until the client hangs up. Either way stdout carries the protocol and
+//! nothing else.
 
-use std::io::{self, Write as _};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
+use tokio::io::{AsyncWriteExt as _, copy, stdin, stdout};
+use tokio::net::UnixStream;
 use turnback_core::refusal::{Code, Refusal};
-use turnback_gateway::operator::STDIO_LINE;
+use turnback_gateway::config::Config;
+use turnback_gateway::mcp::{self, McpOptions};
+use turnback_gateway::node::{self, system_clock};
+use turnback_gateway::operator;
+use turnback_gateway::runtime::Runtime;
 
-use crate::client::nobody;
+use super::serving;
+use crate::client::Door;
 use crate::context::{Context, Exit, Failure};
 
 /// Serve the agent named in [stdio] over stdin and stdout
 #[derive(clap::Args)]
-#[command(
-    long_about = "Serve the agent named in [stdio] over stdin and stdout.\n\nFor clients that start their servers. It \
-                  carries their messages to the gateway that `turnback up` runs.",
-    after_help = "Exit codes: 0 the client hung up, 1 error."
-)]
+#[command(after_help = "Exit codes: 0 the client hung up, 1 error.")]
 pub(crate) struct Args {}
 
 pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
     let config = context.config()?;
+    let missing = config.missing();
+    if !missing.is_empty() {
+        return Err(Failure::Config(missing));
+    }
     if config.stdio_agent.is_none() {
         return Err(Refusal::new(Code::BadInput, "the configuration names no agent for stdio")
             .at("stdio.agent")
             .next("add [stdio] with agent = \"...\" to turnback.toml")
             .into());
     }
-    let socket = config.socket();
-    let gateway = UnixStream::connect(&socket).map_err(|_| nobody(&socket))?;
-    let lost =
-        |e: io::Error| Refusal::new(Code::Unavailable, format!("the gateway went away: {e}")).next("turnback up");
-    writeln!(&gateway, "{STDIO_LINE}").map_err(lost)?;
-    let to_gateway = gateway.try_clone().map_err(lost)?;
-    // Not joined: it may wait for a client that says nothing more after the gateway is gone.
-    std::thread::spawn(move || {
-        // Either side hanging up ends it; the other direction still drains.
-        let _ = io::copy(&mut io::stdin().lock(), &mut &to_gateway);
-        let _ = to_gateway.shutdown(Shutdown::Write);
-    });
-    io::copy(&mut &gateway, &mut Flushed(io::stdout().lock())).map_err(lost)?;
-    Ok(Exit::Fine)
+    serving::log();
+    serving::run(async {
+        match Door::open(config.socket()) {
+            Door::Socket(socket) => relay(UnixStream::connect(socket).await?).await?,
+            Door::Embedded(_) => serve(&config).await?,
+        }
+        Ok(Exit::Fine)
+    })
 }
 
-/// A writer that holds nothing back: the client waits for each line.
-struct Flushed<W>(W);
-
-impl<W: io::Write> io::Write for Flushed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.0.write(bytes)?;
-        self.0.flush()?;
-        Ok(written)
+/// Passes bytes both ways between the client and the gateway that runs already.
+async fn relay(stream: UnixStream) -> std::io::Result<()> {
+    let (mut from, mut to) = stream.into_split();
+    to.write_all(format!("{}\n", operator::STDIO_LINE).as_bytes()).await?;
+    let mut out = stdout();
+    let upwards = async {
+        copy(&mut stdin(), &mut to).await?;
+        // The client has said everything; what it asked is still answered.
+        to.shutdown().await
+    };
+    let downwards = async {
+        copy(&mut from, &mut out).await?;
+        out.flush().await
+    };
+    tokio::select! {
+        ended = downwards => ended,
+        Err(e) = upwards => Err(e),
     }
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
+/// Serves the client from this process; operators find the same socket as always.
+async fn serve(config: &Config) -> Result<(), Failure> {
+    let settings = node::settings(config, "stdio:".into(), system_clock()).map_err(serving::not_started)?;
+    let runtime = Runtime::open(settings).await?;
+    let caller = runtime.stdio_caller()?;
+    let options = McpOptions { hold: config.listen.hold, ..McpOptions::default() };
+    let operators = operator::listen(&config.state)?;
+    let client = mcp::serve_stdio(Arc::new(runtime.clone()), caller, stdin(), stdout(), options.clone());
+    let served = tokio::select! {
+        served = client => served,
+        served = operator::serve(operators, runtime.clone(), options, serving::told_to_stop()) => served,
+    };
+    runtime.close().await?;
+    Ok(served?)
 }

@@ -6,11 +6,10 @@ use turnback_core::names::AgentName;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::text::visible;
 use turnback_gateway::config::Config;
-use turnback_gateway::node::{Node, NotStarted};
+use turnback_gateway::node::Node;
 use turnback_gateway::operator::protocol::{Reply, Request};
 
-use super::policy::wrong;
-use super::token;
+use super::{serving, token};
 use crate::client::{Door, unexpected};
 use crate::context::{Context, Exit, Failure};
 use crate::render::style::{FAINT, STRONG, next, paint};
@@ -18,9 +17,6 @@ use crate::templates::clients::{Client, TOKEN_VARIABLE};
 
 /// The agent registered first when the configuration names none.
 const FIRST_AGENT: &str = "agent";
-
-/// The variable that says how much is logged to stderr: `info`, `turnback_gateway=debug`. Default: `warn`.
-const LOG_VARIABLE: &str = "TURNBACK_LOG";
 
 /// How long the first agent's token works: thirty days.
 const FIRST_TOKEN_SECONDS: u64 = 30 * 24 * 60 * 60;
@@ -39,45 +35,25 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
     serve(context, &config)
 }
 
-/// Starts the gateway, greets once it listens on both doors, and serves until it is told to stop.
+/// Serves until it is told to stop; greets once both doors are open.
 fn serve(context: &Context, config: &Config) -> Result<Exit, Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG_VARIABLE)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Refusal::new(Code::Failed, format!("cannot start threads: {e}")))?;
-    let node = runtime.block_on(Node::start(config)).map_err(|e| match e {
-        NotStarted::Policy(errors) => wrong(errors.first()),
-        NotStarted::Refused(refusal) => refusal,
-    })?;
-    let url = node.url.clone();
-    std::thread::scope(|scope| {
-        // The greeting asks through the operator's door like anybody else, so it runs beside it.
-        scope.spawn(|| {
-            if let Err(failure) = greet(context, &Door::Socket(config.socket()), config, &url) {
-                context.complain(&failure);
+    serving::log();
+    serving::run(async {
+        let node = Node::start(config).await.map_err(serving::not_started)?;
+        let url = node.url.clone();
+        std::thread::scope(|scope| {
+            // The greeting asks through the operators' door like any other operator, so that door has
+            // to be served meanwhile.
+            let greeting = scope.spawn(|| greet(context, &Door::open(config.socket()), config, &url));
+            let served = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(node.serve(serving::told_to_stop()))
+            });
+            match greeting.join() {
+                Ok(Err(failure)) => served.map_err(Failure::from).and(Err(failure)),
+                _ => served.map(|()| Exit::Fine).map_err(Failure::from),
             }
-        });
-        runtime.block_on(node.serve(told_to_stop()))
-    })?;
-    Ok(Exit::Fine)
-}
-
-/// Ends when the process is told to stop: Ctrl-C, or the signal service managers send.
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        // Without handlers the signals still end the process; the journal is made for that.
-        _ => std::future::pending().await,
-    }
+        })
+    })
 }
 
 /// Says where everything is. When no agent is registered yet, registers the first one, owned by whoever

@@ -8,60 +8,51 @@ mod gateway;
 mod story;
 mod world;
 
-use std::fmt::Write as _;
-use std::process::ExitCode;
-
-use clap::Args;
-
 use agent::Failure;
-use gateway::Gateway;
 use story::Story;
+use turnback_core::refusal::{Code, Refusal};
 use world::World;
 
-/// Watch an agent try to wreck a database
+use crate::context::{self, Context, Exit};
+use crate::render::style::next;
+
+/// Watch an agent try to wreck a database, and what happens instead
 ///
 /// Makes a folder and a database of its own, starts a gateway on them and plays documented incidents
-/// through its MCP door. Takes a few seconds. Exit code 1 when anything is not as promised.
-#[derive(Args)]
-pub(crate) struct Demo {
+/// through its MCP door.
+#[derive(clap::Args)]
+#[command(after_help = "Exit codes: 0 everything was as it should be, 1 something was not.")]
+pub(crate) struct Args {
     /// Leave everything running to play with, until Ctrl-C
     #[arg(long)]
     keep: bool,
 }
 
-impl Demo {
-    pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
-        let folder = tempfile::Builder::new().prefix("turnback-demo-").tempdir()?;
-        let world = World::make(folder.path())?;
-        let mut story = Story::begin(&world)?;
-        let played = story.play();
-        let kept = match (&played, self.keep) {
-            (Ok(()), true) => Some(story.end()?),
-            _ => None,
-        };
-        match &played {
-            Ok(()) => {
-                anstream::println!("\nEvery line above was checked against the database, the files and the record.")
-            }
-            Err(e) => anstream::eprintln!(
-                "\nnot as promised: {e}\nthe gateway's log is {}",
-                world.root.join("gateway.log").display()
-            ),
-        }
-        if let Some((gateway, token)) = kept {
-            // The folder stays: it is what there is to play with.
-            let folder = folder.keep();
-            let mut text = String::new();
-            writeln!(text, "\nStill running. Everything is in {}", folder.display())?;
-            writeln!(text, "  agents connect to   {}", gateway.url)?;
-            writeln!(text, "  with the token      {token}")?;
-            writeln!(text, "  and you look with   turnback --config {} runs", world.config().display())?;
-            writeln!(text, "Ctrl-C ends it.")?;
-            anstream::print!("{text}");
-            gateway.wait()?;
-        } else if played.is_err() {
-            let _ = folder.keep();
-        }
-        Ok(if played.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, context::Failure> {
+    play(context, args.keep).map_err(|e| Refusal::new(Code::Failed, e.to_string()).at("demo").into())
+}
+
+fn play(context: &Context, keep: bool) -> Result<Exit, Failure> {
+    let mut folder = tempfile::Builder::new().prefix("turnback-demo-").tempdir()?;
+    let world = World::make(folder.path())?;
+    let mut story = Story::begin(&world)?;
+    if let Err(e) = story.play() {
+        folder.disable_cleanup(true);
+        return Err(format!("not as promised: {e}\nlook around in {}", world.root.display()).into());
     }
+    context.notice("\nEvery line above was checked against the database, the files and the record.");
+    if !keep {
+        return Ok(Exit::Fine);
+    }
+    // The folder stays: it is what there is to play with.
+    folder.disable_cleanup(true);
+    let (gateway, token) = story.end()?;
+    context.notice(&format!(
+        "\nStill running, in {}\n  agents connect to   {}\n  with the token      {token}\n{}\nCtrl-C ends it.",
+        world.root.display(),
+        gateway.url,
+        next(&format!("turnback --config {} runs", world.config().display())),
+    ));
+    gateway.wait()?;
+    Ok(Exit::Fine)
 }

@@ -7,7 +7,7 @@ use turnback_gateway::operator::protocol::{Reply, Request, RunView, UndoWhat};
 use super::agent::{Agent, Called, Failure};
 use super::gateway::Gateway;
 use super::world::{BUILD_ENTRIES, CUSTOMERS, NOTE_ENTRIES, NOTE_FOLDERS, ORDERS, World};
-use crate::render::style;
+use crate::render::style::{BAD, CARE, GOOD, STRONG, paint};
 
 /// Changes made one after another while the gateway is killed.
 const STEADY_CHANGES: u32 = 60;
@@ -27,7 +27,7 @@ fn expect(holds: bool, what: &str, found: &str) -> Result<(), Failure> {
 }
 
 fn chapter(title: &str) {
-    anstream::println!("\n{}", style::heading(title));
+    anstream::println!("\n{}", paint(STRONG, title));
 }
 
 fn asked(what: &str) {
@@ -98,12 +98,15 @@ impl<'w> Story<'w> {
         let Reply::Run(view) = self.gateway()?.ask(&Request::Show { run: run.clone() })? else {
             return Err("no such run".into());
         };
-        told(&style::good(&format!(
-            "done: {} · way back level {} ({})",
-            view.row.summary,
-            view.level.unwrap_or_default(),
-            view.plan.as_ref().map_or("none", |plan| plan.level().name()),
-        )));
+        told(&paint(
+            GOOD,
+            &format!(
+                "done: {} · way back level {} ({})",
+                view.row.summary,
+                view.level.unwrap_or_default(),
+                view.plan.as_ref().map_or("none", |plan| plan.level().name()),
+            ),
+        ));
         Ok(run)
     }
 
@@ -115,7 +118,7 @@ impl<'w> Story<'w> {
             &format!("gate `{gate}` should have stopped it"),
             &called.text,
         )?;
-        told(&style::bad(&format!("stopped: {}", first_sentence(&called.text))));
+        told(&paint(BAD, &format!("stopped: {}", first_sentence(&called.text))));
         Ok(())
     }
 
@@ -132,7 +135,7 @@ impl<'w> Story<'w> {
         asked("shop__query  select count(*) from customers");
         let called = self.agent.call("shop__query", &json!({ "sql": "select count(*) from customers" }))?;
         expect(!called.error && called.text.contains(&CUSTOMERS.to_string()), "the read passes", &called.text)?;
-        told(&style::good(&format!("{CUSTOMERS} customers")));
+        told(&paint(GOOD, &format!("{CUSTOMERS} customers")));
         let called = self.sql("update customers set tier = 'gold' where id between 10 and 12")?;
         self.done(&called)?;
         self.value("select count(*) from customers where tier = 'gold'", "3")
@@ -150,7 +153,7 @@ impl<'w> Story<'w> {
             return Err("no list of runs".into());
         };
         let run = waiting.first().ok_or("nothing waits")?.run.to_string();
-        told(&style::warn(&format!("waits: {}", waiting.first().map_or("", |r| r.summary.as_str()))));
+        told(&paint(CARE, &format!("waits: {}", waiting.first().map_or("", |r| r.summary.as_str()))));
         let gateway = self.gateway.take().ok_or("the gateway is gone")?;
         gateway.kill()?;
         person("kill -9 the gateway, start it again, approve");
@@ -161,7 +164,7 @@ impl<'w> Story<'w> {
         };
         let view: &RunView = views.first().ok_or("the approved run is gone")?;
         expect(view.row.state == "settled", "the approved run settles", &view.row.state)?;
-        told(&style::good(&format!("done: {} · way back level {}", view.row.summary, view.level.unwrap_or_default())));
+        told(&paint(GOOD, &format!("done: {} · way back level {}", view.row.summary, view.level.unwrap_or_default())));
         let left = CUSTOMERS - CUSTOMERS / 20;
         self.value("select count(*) from customers", &left.to_string())?;
         self.value("select count(*) from orders", &(ORDERS - 2 * (CUSTOMERS / 20)).to_string())?;
@@ -217,7 +220,8 @@ impl<'w> Story<'w> {
             "the journal holds exactly the changes the database holds",
             &format!("{recorded} recorded, {packed} in the database, {} acknowledged", acknowledged.len()),
         )?;
-        told(&style::good(
+        told(&paint(
+            GOOD,
             "every acknowledged change is in the database; every change in the database is in the journal, once",
         ));
         Ok(())
@@ -238,7 +242,7 @@ impl<'w> Story<'w> {
             Err(refusal) => {
                 let text = refusal.to_string();
                 expect(text.contains("customers 102"), "the refusal names the row", &text)?;
-                told(&style::warn(&turnback_core::text::visible(&refusal.message)));
+                told(&paint(CARE, &turnback_core::text::visible(&refusal.message)));
             }
             Ok(reply) => return Err(format!("the undo should have refused: {reply:?}").into()),
         }
@@ -249,7 +253,7 @@ impl<'w> Story<'w> {
             return Err("no answer to an undo".into());
         };
         let view = views.first().ok_or("the undo is gone")?;
-        told(&style::good(&format!("done: {}", view.row.summary)));
+        told(&paint(GOOD, &format!("done: {}", view.row.summary)));
         self.value("select count(*) from customers where id in (201, 202) and tier = 'basic'", "2")
     }
 
@@ -274,7 +278,7 @@ impl<'w> Story<'w> {
         asked("shop__query  select count(*) from orders");
         let called = self.agent.call("shop__query", &json!({ "sql": "select count(*) from orders" }))?;
         expect(!called.error, "reads pass during a freeze", &called.text)?;
-        told(&style::good("reads are answered"));
+        told(&paint(GOOD, "reads are answered"));
         Ok(())
     }
 
@@ -286,11 +290,11 @@ impl<'w> Story<'w> {
         for path in ["..", "/", "$HOME"] {
             let called = self.file("delete", &json!({ "path": path, "recursive": true }))?;
             expect(called.error, "it should have been refused", &called.text)?;
-            told(&style::bad(&format!("refused: {}", first_sentence(&called.text))));
+            told(&paint(BAD, &format!("refused: {}", first_sentence(&called.text))));
         }
         let called = self.file("delete", &json!({ "path": ".", "recursive": true }))?;
         expect(called.error, "the whole resource cannot be deleted", &called.text)?;
-        told(&style::bad(&format!("refused: {}", first_sentence(&called.text))));
+        told(&paint(BAD, &format!("refused: {}", first_sentence(&called.text))));
         let called = self.file("move", &json!({ "from": ".git", "to": ".git.bak" }))?;
         self.stopped(&called, "authorization")?;
         let called = self.file("delete", &json!({ "path": "my project/build", "recursive": true }))?;
@@ -300,7 +304,7 @@ impl<'w> Story<'w> {
         person("turnback undo");
         let reply = self.gateway()?.ask(&Request::Undo { what: UndoWhat::Runs { runs: vec![run] }, dry_run: false })?;
         expect(build.join("001.o").exists(), "the build folder is back", &format!("{reply:?}"))?;
-        told(&style::good(&format!("done: {BUILD_ENTRIES} files and folders are back")));
+        told(&paint(GOOD, &format!("done: {BUILD_ENTRIES} files and folders are back")));
         Ok(())
     }
 
@@ -323,7 +327,7 @@ impl<'w> Story<'w> {
             passed += 1;
         }
         let Some(called) = last else { return Err("the budget should have stopped it".into()) };
-        told(&style::good(&format!("{passed} were done")));
+        told(&paint(GOOD, &format!("{passed} were done")));
         self.stopped(&called, "blast_radius")?;
         person("turnback undo --agent cleaner --since ...");
         let what = UndoWhat::Agent { agent: AgentName::new("cleaner")?, since: began };
@@ -331,7 +335,7 @@ impl<'w> Story<'w> {
         let notes = self.world.work().join("notes");
         let back = (1..=NOTE_FOLDERS).filter(|n| notes.join(format!("week-{n:02}/020.txt")).exists()).count();
         expect(back == NOTE_FOLDERS as usize, "all notes are back", &format!("{back}: {reply:?}"))?;
-        told(&style::good(&format!("done: all {NOTE_FOLDERS} folders are back")));
+        told(&paint(GOOD, &format!("done: all {NOTE_FOLDERS} folders are back")));
         Ok(())
     }
 
@@ -340,9 +344,9 @@ impl<'w> Story<'w> {
         chapter("The record");
         self.gateway()?.ask(&Request::Checkpoint)?;
         person("turnback verify");
-        let report = turnback_journal::verify(&self.world.state(), None, &mut |_, _| {})?;
+        let report = turnback_journal::verify(&self.world.state(), None, None)?;
         expect(report.records > 0, "there are records", &format!("{report:?}"))?;
-        told(&style::good("every record is in the signed tree, every payload is what was recorded"));
+        told(&paint(GOOD, "every record is in the signed tree, every payload is what was recorded"));
         Ok(())
     }
 }
