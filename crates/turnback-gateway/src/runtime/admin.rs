@@ -32,6 +32,9 @@ impl Runtime {
 
 impl Inner {
     async fn operate(self: &Arc<Self>, request: Request, by: &str) -> Result<Reply, Refusal> {
+        if !matches!(request, Request::Kill { .. }) {
+            self.caught_up().await;
+        }
         match request {
             Request::Status => Ok(Reply::Status(self.status()?)),
             Request::Runs { agent, state, limit } => {

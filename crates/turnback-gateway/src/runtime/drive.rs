@@ -178,11 +178,7 @@ impl Inner {
             None => Ok(()),
             // The mark in the target already says that it happened; a probe reads it after a crash.
             Some(batch) if marked => {
-                self.journal.append(batch, |result| {
-                    if let Err(error) = result {
-                        tracing::error!(%error, "an outcome could not be recorded; it will be probed after a restart");
-                    }
-                });
+                self.append_behind(batch, || {});
                 Ok(())
             }
             Some(batch) if batch.blobs.is_empty() => self.append_batch(batch).await,
@@ -257,11 +253,7 @@ impl Inner {
                 let mut live = live.happen(self.now(), Event::Released { read: places })?;
                 // What was read is written down behind the answer: its record is durable already.
                 if let Some(batch) = live.batch() {
-                    self.journal.append(batch, |result| {
-                        if let Err(error) = result {
-                            tracing::error!(%error, "what a read returned could not be recorded");
-                        }
-                    });
+                    self.append_behind(batch, || {});
                 }
                 Ok(live)
             }
@@ -393,11 +385,10 @@ impl Inner {
         }
         fail::fail_point!("after-intent", |_| turnback_journal::crash());
         let now = self.now();
-        let journal = self.journal.clone();
-        let id = live.run.id;
+        let (inner, id) = (Arc::clone(self), live.run.id);
         let committed = blocking(move || {
             let mut steps = Vec::new();
-            let mut progress = reporter(&journal, id, now, &mut steps);
+            let mut progress = reporter(&inner, id, now, &mut steps);
             let outcome = turnback_effects::commit(permit, staged, now, &mut progress);
             drop(progress);
             (outcome, steps)
@@ -437,10 +428,10 @@ impl Inner {
         let Some(measurement) = live.run.state.measurement().cloned() else {
             return Err(Refusal::new(Code::Failed, "nothing to finish"));
         };
-        let (id, now, journal) = (live.run.id, self.now(), self.journal.clone());
+        let (id, now, inner) = (live.run.id, self.now(), Arc::clone(self));
         let (outcome, steps) = blocking(move || {
             let mut steps = Vec::new();
-            let mut progress = reporter(&journal, id, now, &mut steps);
+            let mut progress = reporter(&inner, id, now, &mut steps);
             let outcome = domain.finish(id, &measurement, &mut progress);
             drop(progress);
             (outcome, steps)
@@ -495,17 +486,12 @@ impl Inner {
 
 /// Journals each finished step of a commit that has several, without waiting: after a crash every step
 /// is classified by looking at the world, the record is for people.
-fn reporter<'a>(
-    journal: &'a turnback_journal::Journal,
-    run: RunId,
-    at: Timestamp,
-    steps: &'a mut Vec<String>,
-) -> impl FnMut(&str) + 'a {
+fn reporter<'a>(inner: &'a Inner, run: RunId, at: Timestamp, steps: &'a mut Vec<String>) -> impl FnMut(&str) + 'a {
     move |step| {
         steps.push(step.to_owned());
         let event = Event::Progressed { step: step.to_owned() };
         let entry = Entry { at, body: Body::Run { run, event }, project: Vec::new() };
-        journal.append(Batch { entries: vec![entry], blobs: Vec::new() }, |_| {});
+        inner.append_behind(Batch { entries: vec![entry], blobs: Vec::new() }, || {});
         fail::fail_point!("between-steps", |_| turnback_journal::crash());
     }
 }

@@ -67,6 +67,7 @@ struct Inner {
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
+    behind: Behind,
     /// Answers to questions are taken one at a time. Invariant `ONE-USE`.
     answering: tokio::sync::Mutex<()>,
     turned: Arc<AtomicUsize>,
@@ -106,6 +107,7 @@ impl Runtime {
             ledgers: Mutex::default(),
             joinable: Mutex::default(),
             waiters: Mutex::default(),
+            behind: Behind::default(),
             answering: tokio::sync::Mutex::default(),
             turned: Arc::default(),
             started,
@@ -159,6 +161,20 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         .map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")).next("report it with the log"))
 }
 
+/// Records handed to the journal that nobody waits for: outcomes a domain marked itself, what a read
+/// returned, refused requests. Whoever reads the journal waits for those before it ([`Inner::caught_up`]),
+/// so that everybody sees what was answered to anybody.
+struct Behind {
+    issued: Mutex<u64>,
+    written: watch::Sender<u64>,
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        Self { issued: Mutex::default(), written: watch::channel(0).0 }
+    }
+}
+
 /// The journal's blobs as the domains read them back.
 struct Stored(turnback_journal::Blobs);
 
@@ -198,6 +214,29 @@ impl Inner {
             Ok(Err(e)) => Err(Refusal::from(e)),
             Err(_) => Err(Refusal::new(Code::Unavailable, "the journal is closed")),
         }
+    }
+
+    /// Hands records to the journal without waiting for the disk. A failure poisons the journal, so that
+    /// nothing follows what is missing.
+    fn append_behind(&self, batch: Batch, then: impl FnOnce() + Send + 'static) {
+        let written = self.behind.written.clone();
+        // Held while appending: the journal writes in the order it was given, so counting is enough.
+        let mut issued = lock(&self.behind.issued);
+        *issued += 1;
+        self.journal.append(batch, move |result| {
+            if let Err(error) = result {
+                tracing::error!(%error, "not recorded");
+            }
+            written.send_modify(|n| *n += 1);
+            then();
+        });
+    }
+
+    /// Waits until everything appended behind an answer so far is on disk.
+    async fn caught_up(&self) {
+        let issued = *lock(&self.behind.issued);
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = self.behind.written.subscribe().wait_for(|written| *written >= issued).await;
     }
 
     fn bound(&self, name: &ResourceName) -> Result<&Bound, Refusal> {
@@ -285,13 +324,10 @@ impl Desk for Runtime {
             return;
         }
         let body = Body::Turned { door: door.to_owned(), actor, refusal: refusal.clone() };
-        let counter = Arc::clone(&inner.turned);
         let batch = Batch { entries: vec![Entry { at: inner.now(), body, project: Vec::new() }], blobs: Vec::new() };
-        inner.journal.append(batch, move |result| {
+        let counter = Arc::clone(&inner.turned);
+        inner.append_behind(batch, move || {
             counter.fetch_sub(1, Ordering::Relaxed);
-            if let Err(error) = result {
-                tracing::error!(%error, "refused request not recorded");
-            }
         });
     }
 

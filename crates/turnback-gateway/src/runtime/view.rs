@@ -81,6 +81,7 @@ impl Inner {
     }
 
     pub(super) async fn load_with_history(&self, id: RunId) -> Result<(Run, Vec<Happened>), Refusal> {
+        self.caught_up().await;
         let journal = self.journal.clone();
         let records = blocking(move || journal.run_events(id)).await?.map_err(Refusal::from)?;
         let mut run: Option<Run> = None;

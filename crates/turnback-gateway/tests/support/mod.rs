@@ -1,5 +1,5 @@
 //! A node on a folder of its own: real files, a real SQLite database, a real journal, a clock that moves.
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

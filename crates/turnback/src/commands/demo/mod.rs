@@ -29,30 +29,29 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, context::Failure> {
-    play(context, args.keep).map_err(|e| Refusal::new(Code::Failed, e.to_string()).at("demo").into())
-}
-
-fn play(context: &Context, keep: bool) -> Result<Exit, Failure> {
+    let broken = |e: Failure| Refusal::new(Code::Failed, e.to_string()).at("demo");
     let mut folder = tempfile::Builder::new().prefix("turnback-demo-").tempdir()?;
-    let world = World::make(folder.path())?;
-    let mut story = Story::begin(&world)?;
+    let world = World::make(folder.path()).map_err(broken)?;
+    let mut story = Story::begin(&world).map_err(broken)?;
     if let Err(e) = story.play() {
         folder.disable_cleanup(true);
-        return Err(format!("not as promised: {e}\nlook around in {}", world.root.display()).into());
+        return Err(broken(format!("not as promised: {e}").into())
+            .next(format!("look around in {}", world.root.display()))
+            .into());
     }
     context.notice("\nEvery line above was checked against the database, the files and the record.");
-    if !keep {
+    if !args.keep {
         return Ok(Exit::Fine);
     }
     // The folder stays: it is what there is to play with.
     folder.disable_cleanup(true);
-    let (gateway, token) = story.end()?;
+    let (gateway, token) = story.end().map_err(broken)?;
     context.notice(&format!(
         "\nStill running, in {}\n  agents connect to   {}\n  with the token      {token}\n{}\nCtrl-C ends it.",
         world.root.display(),
         gateway.url,
         next(&format!("turnback --config {} runs", world.config().display())),
     ));
-    gateway.wait()?;
+    gateway.wait().map_err(broken)?;
     Ok(Exit::Fine)
 }

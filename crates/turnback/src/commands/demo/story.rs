@@ -6,7 +6,7 @@ use turnback_gateway::operator::protocol::{Reply, Request, RunView, UndoWhat};
 
 use super::agent::{Agent, Called, Failure};
 use super::gateway::Gateway;
-use super::world::{BUILD_ENTRIES, CUSTOMERS, NOTE_ENTRIES, NOTE_FOLDERS, ORDERS, World};
+use super::world::{BUILD_ENTRIES, CUSTOMERS, INACTIVE_EVERY, NOTE_ENTRIES, NOTE_FOLDERS, ORDERS, World};
 use crate::render::style::{BAD, CARE, GOOD, STRONG, paint};
 
 /// Changes made one after another while the gateway is killed.
@@ -165,9 +165,9 @@ impl<'w> Story<'w> {
         let view: &RunView = views.first().ok_or("the approved run is gone")?;
         expect(view.row.state == "settled", "the approved run settles", &view.row.state)?;
         told(&paint(GOOD, &format!("done: {} · way back level {}", view.row.summary, view.level.unwrap_or_default())));
-        let left = CUSTOMERS - CUSTOMERS / 20;
+        let left = CUSTOMERS - CUSTOMERS / INACTIVE_EVERY;
         self.value("select count(*) from customers", &left.to_string())?;
-        self.value("select count(*) from orders", &(ORDERS - 2 * (CUSTOMERS / 20)).to_string())?;
+        self.value("select count(*) from orders", &(ORDERS - 2 * (CUSTOMERS / INACTIVE_EVERY)).to_string())?;
         let called = self.agent.call("shop__execute", &json!({ "sql": "delete from customers where active = 0" }))?;
         expect(!called.error, "the repeated call is told how the first one ended", &called.text)?;
         self.value("select count(*) from customers", &left.to_string())

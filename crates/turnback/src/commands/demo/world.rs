@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-/// Customers, of which every twentieth is inactive.
+/// Customers, of which every sixtieth is inactive.
 pub(super) const CUSTOMERS: u32 = 3_000;
+pub(super) const INACTIVE_EVERY: u32 = 60;
 /// Orders, two for each customer.
 pub(super) const ORDERS: u32 = 6_000;
 /// Entries of the build folder, itself included.
 pub(super) const BUILD_ENTRIES: u32 = 241;
 /// Note folders, and entries of each of them, itself included.
 pub(super) const NOTE_FOLDERS: u32 = 20;
-pub(super) const NOTE_ENTRIES: u32 = 21;
+pub(super) const NOTE_ENTRIES: u32 = 31;
 
 /// The most one action may delete, and the most one agent may delete in ten minutes.
 pub(super) const DELETIONS: u32 = 250;
-pub(super) const DELETION_BUDGET: u32 = 260;
+pub(super) const DELETION_BUDGET: u32 = 400;
 
 const SCHEMA: &str = "
 CREATE TABLE customers (
@@ -107,7 +108,7 @@ impl World {
         {
             let mut customer = transaction.prepare("INSERT INTO customers VALUES (?1, ?2, ?3, 'basic', ?4)")?;
             for id in 1..=CUSTOMERS {
-                let active = u32::from(id % 20 != 0);
+                let active = u32::from(id % INACTIVE_EVERY != 0);
                 customer.execute((id, format!("Customer {id}"), format!("customer{id}@example.com"), active))?;
             }
             let mut order = transaction.prepare("INSERT INTO orders VALUES (?1, ?2, ?3, 'open')")?;
