@@ -14,7 +14,6 @@ mod raw;
 mod read;
 #[cfg(test)]
 mod tests;
-pub mod tools;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -133,6 +133,15 @@ fn an_approval_that_did_not_end_as_approved_is_a_finding() {
 }
 
 #[test]
+fn an_answer_in_the_middle_of_a_commit_is_waited_out() {
+    let again = |state: &str| json!({ "reply": "run", "value": view(state, 5) });
+    let replies = vec![shown(5), ended("committing"), again("committing"), again("settled")];
+    let met = turnback(&["approve", SHOWN, "--yes"], replies);
+    assert_eq!((met.code(), met.asked.len()), (0, 4), "{}", met.stderr());
+    assert!(met.stdout().contains("settled"), "{}", met.stdout());
+}
+
+#[test]
 fn json_is_the_payload_and_nothing_else_is_on_stdout() {
     let met = turnback(
         &["-o", "json", "runs", "--state", "parked"],
@@ -259,7 +268,8 @@ fn doctor_finds_what_others_could_reach() {
     for (path, mode) in [("turnback.toml", 0o644), ("policies", 0o755)] {
         set(path, mode);
     }
-    assert_eq!(found(), ["gateway not running"]);
+    let alone = found();
+    assert!(alone.len() == 1 && alone[0].starts_with("gateway nobody answers at"), "{alone:?}");
     std::fs::create_dir(dir.path().join(".turnback")).unwrap();
     std::fs::write(dir.path().join(".turnback/journal.db"), "").unwrap();
     for (path, mode) in [
@@ -283,4 +293,40 @@ fn doctor_finds_what_others_could_reach() {
     ] {
         assert!(found.contains(expected), "{expected} is missing in\n{found}");
     }
+}
+
+#[test]
+fn verify_accepts_a_real_journal_and_finds_what_was_altered() {
+    use turnback_core::record::Body;
+    use turnback_journal::{Batch, Entry, Journal, Options};
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let journal = Journal::open(&state, Options::default()).unwrap().journal;
+    let entry = |body| Entry { at: "2026-11-20T02:57:00Z".parse().unwrap(), body, project: vec![] };
+    for _ in 0..3 {
+        journal.append_wait(Batch { entries: vec![entry(Body::Closed)], blobs: vec![] }).unwrap();
+    }
+    let saved = dir.path().join("checkpoint.txt");
+    std::fs::write(&saved, journal.checkpoint().unwrap()).unwrap();
+    journal.append_wait(Batch { entries: vec![entry(Body::Closed)], blobs: vec![] }).unwrap();
+    journal.close();
+    let verify = |more: &[&str]| {
+        let output = at(&state, &[&["-o", "json", "verify"], more].concat());
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code().unwrap(), said, String::from_utf8(output.stderr).unwrap())
+    };
+    let older = ["--checkpoint", saved.to_str().unwrap()];
+    let (code, said, _) = verify(&older);
+    assert_eq!((code, &said["fits"], &said["records"], &said["older"]), (0, &json!(true), &json!(4), &json!(3)));
+    // Evidence is never overwritten unseen, and a checkpoint needs the gateway that holds the key.
+    let (code, _, said) = verify(&["--save", saved.to_str().unwrap()]);
+    assert!(code == 1 && said.contains("was not compared with it"), "{said}");
+    let (code, _, said) = verify(&["--save", dir.path().join("fresh.txt").to_str().unwrap()]);
+    assert!(code == 1 && said.contains("turnback up"), "{said}");
+    assert!(!dir.path().join("fresh.txt").exists());
+    // Another log under the same name is not a continuation of the one the checkpoint signed.
+    std::fs::remove_dir_all(&state).unwrap();
+    Journal::open(&state, Options::default()).unwrap().journal.close();
+    let (code, said, _) = verify(&older);
+    assert_eq!((code, &said["fits"]), (2, &json!(false)));
 }

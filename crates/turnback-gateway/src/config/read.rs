@@ -15,9 +15,10 @@ use turnback_core::names::{EnvironmentName, ResourceName};
 use turnback_core::rollback::Level;
 use turnback_core::text::visible;
 use turnback_core::tool::Kind;
+use turnback_effects::registry;
 
 use super::error::{ConfigError, Source};
-use super::{ADDRESS_DEFAULT, Check, Listen, Probe, Resource, raw, tools};
+use super::{ADDRESS_DEFAULT, Check, Listen, Probe, Resource, raw};
 
 /// A TOML error in our words where the parser's would puzzle.
 pub(super) fn syntax(source: &Source, error: &toml::de::Error) -> ConfigError {
@@ -322,7 +323,7 @@ impl Reader<'_> {
                 Check::Http { url: url.get_ref().clone(), status }
             }
         };
-        let writers = tools::writing(kind);
+        let writers: Vec<_> = registry::specs(kind).iter().filter(|s| s.risk.writes()).map(|s| s.name).collect();
         for tool in &raw.tools {
             if !writers.contains(&tool.get_ref().as_str()) {
                 let message = format!("`{}` is no tool of kind `{}` that writes", visible(tool.get_ref()), kind.word());

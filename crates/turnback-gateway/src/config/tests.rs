@@ -414,11 +414,3 @@ fn no_cut_and_no_flip_of_a_file_stops_the_program() {
         }
     }
 }
-
-#[test]
-fn the_tools_a_policy_speaks_about_are_those_of_the_resources() {
-    let tools = read(GOOD).unwrap().tools_for_policy().unwrap();
-    let names: Vec<_> = tools.iter().map(|tool| tool.name.as_str()).collect();
-    assert!(names.contains(&"shop__execute") && names.contains(&"work__delete"), "{names:?}");
-    assert_eq!(names.len(), 13);
-}

@@ -48,7 +48,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
     }
     match door.ask(&Request::Approve { approval: question.id.to_string() })? {
         Reply::Ended(views) => {
-            context.answer(&views, |views| views.iter().map(render::run::ended).collect())?;
+            let views = show::settle(&door, *views)?;
+            context.answer(&views, |views: &Vec<RunView>| views.iter().map(render::run::ended).collect())?;
             Ok(Exit::findings(!views.iter().all(|view| matches!(view.row.state.as_str(), "settled" | "done"))))
         }
         other => Err(unexpected(&other).into()),

@@ -11,6 +11,7 @@ use turnback_core::refusal::{Code, Refusal};
 use turnback_core::text::{visible, visible_lines};
 use turnback_core::tool::Tool;
 use turnback_gateway::config::Config;
+use turnback_gateway::node;
 
 use super::show;
 use crate::context::{Context, Exit, Failure};
@@ -204,7 +205,7 @@ impl Rules {
 
     /// The policy a configuration names.
     pub(super) fn of(config: &Config) -> Result<Self, Refusal> {
-        let tools = config.tools_for_policy().map_err(|e| Refusal::new(Code::BadInput, e.to_string()))?;
+        let tools = node::tools(config)?;
         let path = &config.policy;
         let failed = |path: &Path, e: &std::io::Error| {
             Refusal::new(Code::NotFound, format!("cannot be read: {e}"))

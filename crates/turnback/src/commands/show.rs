@@ -1,5 +1,7 @@
 //! `turnback show`.
 
+use std::time::{Duration, Instant};
+
 use turnback_gateway::operator::protocol::{Reply, Request, RunView};
 
 use crate::client::{Door, unexpected};
@@ -34,4 +36,22 @@ pub(super) fn fetch(door: &Door, run: String) -> Result<Box<RunView>, Failure> {
         Reply::Run(view) => Ok(view),
         other => Err(unexpected(&other).into()),
     }
+}
+
+/// Runs as they are once nothing more happens to them by itself, or as they are after half a minute.
+/// An answer may come while a commit is still read back.
+pub(super) fn settle(door: &Door, views: Vec<RunView>) -> Result<Vec<RunView>, Failure> {
+    let patience = Instant::now() + Duration::from_secs(30);
+    let moves = |view: &RunView| {
+        !view.row.over && !matches!(view.row.state.as_str(), "parked" | "settled" | "diverged" | "in_doubt" | "stuck")
+    };
+    let mut settled = Vec::with_capacity(views.len());
+    for mut view in views {
+        while moves(&view) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(50));
+            view = *fetch(door, view.row.run.to_string())?;
+        }
+        settled.push(view);
+    }
+    Ok(settled)
 }

@@ -4,8 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use turnback_core::names::AgentName;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::text::visible;
-use turnback_gateway::operator::protocol::{Reply, Request, UndoPlan, UndoWhat};
+use turnback_gateway::operator::protocol::{Reply, Request, RunView, UndoPlan, UndoWhat};
 
+use super::show;
 use crate::client::{Door, unexpected};
 use crate::context::{Context, Exit, Failure};
 use crate::render;
@@ -72,7 +73,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
     }
     match door.ask(&Request::Undo { what, dry_run: false })? {
         Reply::Ended(views) => {
-            context.answer(&views, |views| views.iter().map(render::run::ended).collect())?;
+            let views = show::settle(&door, *views)?;
+            context.answer(&views, |views: &Vec<RunView>| views.iter().map(render::run::ended).collect())?;
             Ok(Exit::findings(!views.iter().all(|view| matches!(view.row.state.as_str(), "settled" | "done"))))
         }
         Reply::UndoPlan(plan) => {

@@ -59,7 +59,8 @@ fn serve(context: &Context, config: &Config) -> Result<Exit, Failure> {
 /// Says where everything is. When no agent is registered yet, registers the first one, owned by whoever
 /// started the gateway, and prints what to paste into its client.
 ///
-/// The token is printed on a terminal only: under a service manager stdout is a log.
+/// Both happen on a terminal only: under a service manager nobody asked for an agent, and stdout is a
+/// log, where no secret belongs.
 fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(), Failure> {
     let fact = |name: &str, value: &str| format!("  {}  {value}\n", paint(FAINT, &format!("{name:<10}")));
     let mut text = format!("{}\n", paint(STRONG, "turnback is up"));
@@ -86,16 +87,16 @@ fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(
         Some(name) => name.clone(),
         None => AgentName::new(FIRST_AGENT).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?,
     };
+    if !std::io::stdout().is_terminal() {
+        context.notice(&next(&format!("turnback agents add {name} --owner <person>")));
+        return Ok(());
+    }
     let Some(owner) = ["USER", "LOGNAME"].iter().find_map(|v| std::env::var(v).ok()).filter(|v| !v.is_empty()) else {
         context.notice(&next(&format!("turnback agents add {name} --owner <person>")));
         return Ok(());
     };
     door.ask(&Request::AgentAdd { name: name.clone(), owner: owner.clone() })?;
     context.notice(&format!("agent `{name}` is registered, owned by {}\n", visible(&owner)));
-    if !std::io::stdout().is_terminal() {
-        context.notice(&next(&format!("turnback token new {name} --client claude-code")));
-        return Ok(());
-    }
     let made = token::make(door, name, None, FIRST_TOKEN_SECONDS)?;
     context.answer(&serde_json::json!({ "url": url, "secret": made.secret }), |_| connect(url, &made.secret))?;
     Ok(())

@@ -38,7 +38,9 @@ pub(crate) fn runs(rows: &[Row], now: Timestamp) -> String {
         out.push_str(&style::next(&format!("turnback show {}", row.run.short())));
     } else if let Some(row) = waiting.first() {
         let count = number::of(waiting.len() as u64, "run waits", "runs wait");
-        out.push_str(&format!("{count} for a person\n"));
+        let silence = waiting.iter().filter_map(|row| row.expires).min();
+        let silence = silence.map_or_else(String::new, |at| format!("; silence is a no {}", time::relative(now, at)));
+        out.push_str(&format!("{count} for a person{silence}\n"));
         out.push_str(&style::next(&format!("turnback show {}", row.run.short())));
     } else if let Some(row) = rows.first() {
         out.push_str(&style::next(&format!("turnback show {}", row.run.short())));

@@ -144,6 +144,7 @@ fn row(state: &str) -> Row {
         summary: effect().summary,
         level: Some(4),
         question: (state == "parked").then(|| question().id),
+        expires: (state == "parked").then(|| question().expires),
         spent: Default::default(),
         undoes: vec![],
         undone_by: None,

@@ -64,3 +64,28 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_snippet_can_be_pasted_as_it_is() {
+        let url = "http://127.0.0.1:7423/mcp";
+        let read = |client: Client| serde_json::from_str::<serde_json::Value>(&client.snippet(url)).unwrap();
+        for (client, server, address, token) in [
+            (Client::ClaudeCode, "/mcpServers/turnback", "url", "${TURNBACK_TOKEN}"),
+            (Client::Cursor, "/mcpServers/turnback", "url", "${env:TURNBACK_TOKEN}"),
+            (Client::Gemini, "/mcpServers/turnback", "httpUrl", "$TURNBACK_TOKEN"),
+            (Client::Vscode, "/servers/turnback", "url", "${input:turnback-token}"),
+        ] {
+            let snippet = read(client);
+            let server = snippet.pointer(server).unwrap();
+            assert_eq!(server[address], url, "{client:?}");
+            assert_eq!(server["headers"]["Authorization"], format!("Bearer {token}"), "{client:?}");
+        }
+        assert_eq!(read(Client::Vscode)["inputs"][0]["id"], "turnback-token");
+        assert!(Client::Codex.snippet(url).contains("bearer_token_env_var = \"TURNBACK_TOKEN\""));
+        assert!(Client::ALL.iter().all(|client| client.snippet(url).contains(url)));
+    }
+}
