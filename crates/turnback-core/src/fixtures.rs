@@ -172,3 +172,16 @@ pub(crate) fn measure_only(phase: Phase) -> Decision {
     let verdict = Verdict::new("release", Ruling::Allow, "observed").oblige(Obligation::MeasureOnly);
     Decision::combine(phase, Sha256::of(b"policy"), vec![verdict])
 }
+
+pub(crate) fn circumstances() -> Box<crate::gates::Circumstances> {
+    Box::new(crate::gates::Circumstances {
+        now: at(0),
+        agent: None,
+        controls: Controls::default(),
+        mode: Mode::Enforce,
+        limits: Limits::default(),
+        spent: Spent::default(),
+        floor: Floor::default(),
+        approved: false,
+    })
+}

@@ -13,238 +13,24 @@
 //! Invariant `INTENT-FIRST`: [`Command::Commit`] is only ever answered by `Event::Intended`, which
 //! must be durable before the domain's `commit` is called.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+mod event;
+mod state;
 
-use crate::approval::{Approval, Question};
+use jiff::Timestamp;
+
+use crate::approval::Approval;
 use crate::contract::Contract;
 use crate::decision::{Decision, Phase, Ruling};
-use crate::digest::Sha256;
 use crate::effect::Effect;
 use crate::names::RunId;
 use crate::permit::agrees;
 use crate::refusal::{Code, Refusal};
-use crate::rollback::RollbackPlan;
 use crate::tool::Match;
 
-/// What staging produced, as far as it is written down. The staged work itself stays with the domain.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measurement {
-    /// The measured effect.
-    pub effect: Effect,
-    /// The way back.
-    pub plan: RollbackPlan,
-    /// The domain's own account of what commit does, enough to probe, observe and undo it later.
-    pub recipe: Value,
-    /// Blobs the recipe refers to, by hash.
-    pub artifacts: Vec<Sha256>,
-}
-
-/// What a commit came to. The author of a domain must say which.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Outcome {
-    /// All of it happened.
-    Succeeded,
-    /// None of it happened.
-    Failed {
-        /// Why.
-        refusal: Refusal,
-    },
-    /// It may have happened. Resolved by a probe, never by trying again.
-    Unknown {
-        /// Why nobody knows.
-        why: String,
-    },
-}
-
-/// How the world stands towards a recipe, by looking at it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Standing {
-    /// Every step is still to be done.
-    Before,
-    /// Every step is done.
-    After,
-    /// Some steps are done, the rest can be.
-    Between {
-        /// Steps done.
-        done: u64,
-        /// Steps in all.
-        of: u64,
-    },
-    /// A step is neither done nor can it be: somebody must look.
-    Neither {
-        /// The step, and what was found.
-        why: String,
-    },
-    /// The world could not be looked at.
-    Unreachable {
-        /// Why.
-        why: String,
-    },
-}
-
-/// One verification probe's result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeResult {
-    /// The probe's name in the tool's contract.
-    pub name: String,
-    /// It found what it expects.
-    pub passed: bool,
-    /// What it found.
-    pub detail: String,
-}
-
-/// What reading back after a commit found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
-    /// How many places were read back.
-    pub compared: u64,
-    /// Places that are not as staging predicted.
-    pub differences: Vec<String>,
-    /// Results of the contract's verification probes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub probes: Vec<ProbeResult>,
-}
-
-impl Observation {
-    /// Everything is as predicted and every probe passed.
-    pub fn holds(&self) -> bool {
-        self.differences.is_empty() && self.probes.iter().all(|p| p.passed)
-    }
-}
-
-/// An answer to a question put to people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Answer {
-    /// Yes.
-    Approved {
-        /// The approval.
-        approval: Box<Approval>,
-    },
-    /// No.
-    Rejected {
-        /// Who.
-        by: String,
-        /// Why.
-        reason: String,
-    },
-    /// Nobody answered in time.
-    Expired,
-}
-
-/// What happened to a run. Every event is one journal record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "event")]
-pub enum Event {
-    /// A contract entered.
-    Proposed {
-        /// The contract.
-        contract: Box<Contract>,
-    },
-    /// A group of gates spoke.
-    Judged {
-        /// Their decision; its phase says which group.
-        decision: Decision,
-    },
-    /// It was staged and measured.
-    Staged {
-        /// What staging found.
-        measurement: Box<Measurement>,
-    },
-    /// The domain refused to stage or to read.
-    Refused {
-        /// Why.
-        refusal: Refusal,
-    },
-    /// A read was released to the caller.
-    Released {
-        /// Places read, for listing who read data that is undone later.
-        read: Vec<String>,
-    },
-    /// It waits for a person; everything staged was discarded.
-    Parked {
-        /// What was asked.
-        question: Question,
-        /// What moved since it was last shown, when it was shown before.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        moved: Option<String>,
-    },
-    /// A person answered, or nobody did.
-    Answered {
-        /// The answer.
-        answer: Answer,
-    },
-    /// The permit is minted; the commit follows once this is durable.
-    Intended,
-    /// The environment is only observed: everything was measured and discarded.
-    MeasuredOnly,
-    /// The domain's commit returned.
-    Committed {
-        /// What it came to.
-        outcome: Outcome,
-    },
-    /// One step of several was done.
-    Progressed {
-        /// Which, in the domain's words.
-        step: String,
-    },
-    /// Somebody looked how the world stands after a commit without answer.
-    Probed {
-        /// How it stands.
-        standing: Standing,
-    },
-    /// It was read back.
-    Observed {
-        /// What was found.
-        observation: Observation,
-    },
-    /// An undo of this run settled.
-    Undone {
-        /// The undo.
-        by: RunId,
-    },
-    /// The undo of this run was itself undone.
-    Redone {
-        /// The undo of the undo.
-        by: RunId,
-    },
-    /// The caller of a parked run heard how it ended.
-    Delivered,
-    /// The node stopped before anything was intended.
-    Abandoned {
-        /// Why.
-        why: String,
-    },
-}
-
-impl Event {
-    /// The word that names the event in records.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Event::Proposed { .. } => "proposed",
-            Event::Judged { .. } => "judged",
-            Event::Staged { .. } => "staged",
-            Event::Refused { .. } => "refused",
-            Event::Released { .. } => "released",
-            Event::Parked { .. } => "parked",
-            Event::Answered { .. } => "answered",
-            Event::Intended => "intended",
-            Event::MeasuredOnly => "measured_only",
-            Event::Committed { .. } => "committed",
-            Event::Progressed { .. } => "progressed",
-            Event::Probed { .. } => "probed",
-            Event::Observed { .. } => "observed",
-            Event::Undone { .. } => "undone",
-            Event::Redone { .. } => "redone",
-            Event::Delivered => "delivered",
-            Event::Abandoned { .. } => "abandoned",
-        }
-    }
-}
+pub use event::{Answer, Event, Measurement, Observation, Outcome, ProbeResult, Standing};
+pub use state::{
+    Allowed, Approved, Asking, Cleared, Committing, Done, Ended, InDoubt, Measured, Parked, Proposed, Run, State,
+};
 
 /// What the shell must do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,171 +65,6 @@ pub enum Command {
     /// Tell whoever waits.
     Tell,
 }
-
-/// It entered and nobody judged it yet.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Proposed;
-
-/// The first group of gates let it pass, perhaps to a person.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cleared {
-    /// What they said.
-    pub before: Decision,
-    /// The approval it resumes with.
-    pub approval: Option<Approval>,
-}
-
-/// It is staged and measured.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
-    /// What the first group said.
-    pub before: Decision,
-    /// The approval it resumes with.
-    pub approval: Option<Approval>,
-    /// What staging found.
-    pub measurement: Measurement,
-}
-
-/// Both groups allow it: what a permit is minted from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Allowed {
-    /// What the first group said.
-    pub before: Decision,
-    /// What the second group said.
-    pub after: Decision,
-    /// The approval, when a person had to look.
-    pub approval: Option<Approval>,
-    /// What staging found.
-    pub measurement: Measurement,
-}
-
-/// A person must look and is about to be asked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Asking {
-    /// What the first group said.
-    pub before: Decision,
-    /// What the second group said.
-    pub after: Decision,
-    /// What staging found.
-    pub measurement: Measurement,
-}
-
-/// It waits for a person. Nothing is staged or locked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parked {
-    /// What the first group said.
-    pub before: Decision,
-    /// What the second group said.
-    pub after: Decision,
-    /// What was shown.
-    pub measurement: Measurement,
-    /// What was asked.
-    pub question: Question,
-    /// What moved since it was shown the time before.
-    pub moved: Option<String>,
-}
-
-/// A person agreed; it is judged and staged again.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Approved {
-    /// The approval.
-    pub approval: Approval,
-    /// What was shown.
-    pub shown: Measurement,
-}
-
-/// The intent is durable and the commit may be under way.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Committing {
-    /// What was intended.
-    pub allowed: Allowed,
-    /// Steps reported done.
-    pub progress: Vec<String>,
-}
-
-/// The commit's answer was lost.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InDoubt {
-    /// What was intended.
-    pub allowed: Allowed,
-    /// Why nobody knows.
-    pub why: String,
-}
-
-/// It happened.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Done {
-    /// What was done.
-    pub allowed: Allowed,
-    /// When the commit was recorded.
-    pub committed: Timestamp,
-    /// What reading back found, once it was read back.
-    pub observation: Option<Observation>,
-    /// The undo that countered it, while it is countered.
-    pub undone_by: Option<RunId>,
-}
-
-/// How a run ended without an effect.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Ended {
-    /// Gates said no.
-    Denied(Decision),
-    /// The domain said no, or a commit that failed cleanly.
-    Refused(Refusal),
-    /// A person said no, or nobody answered.
-    Rejected(Answer),
-    /// A read was released.
-    Released,
-    /// It was only measured.
-    MeasuredOnly,
-    /// The node stopped before anything was intended.
-    Abandoned(String),
-}
-
-/// Where a run stands.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "each variant is documented at the struct it holds")]
-pub enum State {
-    Proposed(Proposed),
-    Cleared(Cleared),
-    Measured(Measured),
-    Asking(Asking),
-    Parked(Box<Parked>),
-    Approved(Box<Approved>),
-    Allowed(Box<Allowed>),
-    Committing(Box<Committing>),
-    InDoubt(Box<InDoubt>),
-    /// A multi-step commit or undo stopped where nothing can go on by itself.
-    Stuck(Box<InDoubt>),
-    Done(Box<Done>),
-    Ended {
-        how: Ended,
-        before: Option<Decision>,
-        measurement: Option<Box<Measurement>>,
-    },
-}
-
-/// A run: its contract and where it stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Run {
-    /// Its identity.
-    pub id: RunId,
-    /// When it was proposed.
-    pub proposed: Timestamp,
-    /// When the last event happened.
-    pub updated: Timestamp,
-    /// What it is about.
-    pub contract: Contract,
-    /// How a re-staged effect must agree with the approved one.
-    pub effect_match: Match,
-    /// A parked run's caller has not heard the end yet.
-    pub undelivered: bool,
-    /// Places a read returned.
-    pub reads: Vec<String>,
-    /// Where it stands.
-    pub state: State,
-}
-
 /// An event that cannot happen in the state it met.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("run `{run}`: event `{event}` is impossible in state `{state}`")]
@@ -490,10 +111,10 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
     let mut undelivered = run.undelivered;
     let writes = run.contract.writes();
     let (state, commands) = match (run.state, event) {
-        (State::Proposed(_), Event::Judged { decision }) if decision.phase == Phase::Before => {
+        (State::Proposed(_), Event::Judged { decision, .. }) if decision.phase == Phase::Before => {
             judged_before(decision, None, writes)
         }
-        (State::Approved(approved), Event::Judged { decision }) if decision.phase == Phase::Before => {
+        (State::Approved(approved), Event::Judged { decision, .. }) if decision.phase == Phase::Before => {
             judged_before(decision, Some(approved.approval), writes)
         }
         (State::Cleared(s), Event::Released { read }) if !writes => {
@@ -524,7 +145,7 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
         (State::Allowed(s), Event::Refused { refusal }) => {
             (refused(refusal, s.before, s.measurement), vec![Command::Discard, Command::Tell])
         }
-        (State::Measured(s), Event::Judged { decision }) if decision.phase == Phase::After => {
+        (State::Measured(s), Event::Judged { decision, .. }) if decision.phase == Phase::After => {
             judged_after(s, decision, run.effect_match, now)
         }
         (State::Measured(s), Event::MeasuredOnly) if s.before.measure_only() => (
@@ -745,122 +366,6 @@ fn probed(mut s: InDoubt, standing: Standing, now: Timestamp) -> (State, Vec<Com
         Standing::Unreachable { why } => {
             s.why = why;
             (State::InDoubt(Box::new(s)), vec![Command::Tell])
-        }
-    }
-}
-
-impl State {
-    /// The word for this state in output, records and queries.
-    pub fn word(&self) -> &'static str {
-        match self {
-            State::Proposed(_) => "proposed",
-            State::Cleared(_) => "cleared",
-            State::Measured(_) => "measured",
-            State::Asking(_) => "asking",
-            State::Parked(_) => "parked",
-            State::Approved(_) => "approved",
-            State::Allowed(_) => "allowed",
-            State::Committing(_) => "committing",
-            State::InDoubt(_) => "in_doubt",
-            State::Stuck(_) => "stuck",
-            State::Done(done) => match (&done.undone_by, &done.observation) {
-                (Some(_), _) => "undone",
-                (None, None) => "done",
-                (None, Some(o)) if o.holds() => "settled",
-                (None, Some(_)) => "diverged",
-            },
-            State::Ended { how, .. } => match how {
-                Ended::Denied(_) => "denied",
-                Ended::Refused(_) => "refused",
-                Ended::Rejected(Answer::Expired) => "expired",
-                Ended::Rejected(_) => "rejected",
-                Ended::Released => "released",
-                Ended::MeasuredOnly => "measured_only",
-                Ended::Abandoned(_) => "abandoned",
-            },
-        }
-    }
-
-    /// Whether nothing more happens by itself.
-    pub const fn is_over(&self) -> bool {
-        match self {
-            State::Ended { .. } | State::Stuck(_) => true,
-            State::Done(done) => done.observation.is_some(),
-            _ => false,
-        }
-    }
-
-    /// What staging found, in every state that knows it.
-    pub fn measurement(&self) -> Option<&Measurement> {
-        match self {
-            State::Measured(s) => Some(&s.measurement),
-            State::Asking(s) => Some(&s.measurement),
-            State::Parked(s) => Some(&s.measurement),
-            State::Approved(s) => Some(&s.shown),
-            State::Allowed(s) => Some(&s.measurement),
-            State::Committing(s) => Some(&s.allowed.measurement),
-            State::InDoubt(s) | State::Stuck(s) => Some(&s.allowed.measurement),
-            State::Done(s) => Some(&s.allowed.measurement),
-            State::Ended { measurement, .. } => measurement.as_deref(),
-            State::Proposed(_) | State::Cleared(_) => None,
-        }
-    }
-
-    /// The decisions made so far: before, after.
-    pub fn decisions(&self) -> (Option<&Decision>, Option<&Decision>) {
-        match self {
-            State::Proposed(_) | State::Approved(_) => (None, None),
-            State::Cleared(s) => (Some(&s.before), None),
-            State::Measured(s) => (Some(&s.before), None),
-            State::Asking(s) => (Some(&s.before), Some(&s.after)),
-            State::Parked(s) => (Some(&s.before), Some(&s.after)),
-            State::Allowed(s) => (Some(&s.before), Some(&s.after)),
-            State::Committing(s) => (Some(&s.allowed.before), Some(&s.allowed.after)),
-            State::InDoubt(s) | State::Stuck(s) => (Some(&s.allowed.before), Some(&s.allowed.after)),
-            State::Done(s) => (Some(&s.allowed.before), Some(&s.allowed.after)),
-            State::Ended { how: Ended::Denied(d), before, .. } => match d.phase {
-                Phase::Before => (Some(d), None),
-                Phase::After => (before.as_ref(), Some(d)),
-            },
-            State::Ended { before, .. } => (before.as_ref(), None),
-        }
-    }
-}
-
-impl Run {
-    /// Whether a person approved it and it is on its way with that approval.
-    pub const fn approval(&self) -> Option<&Approval> {
-        match &self.state {
-            State::Approved(s) => Some(&s.approval),
-            State::Cleared(s) => s.approval.as_ref(),
-            State::Measured(s) => s.approval.as_ref(),
-            State::Allowed(s) => s.approval.as_ref(),
-            State::Committing(s) => s.allowed.approval.as_ref(),
-            State::InDoubt(s) | State::Stuck(s) => s.allowed.approval.as_ref(),
-            State::Done(s) => s.allowed.approval.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// What is left to do for a run found in the journal after a restart. Staged work is gone then, so
-    /// whatever was not intended is either abandoned (its caller is gone too) or, when a person
-    /// approved it, staged again; whatever was intended is probed, never repeated.
-    pub fn resume(&self) -> Vec<Command> {
-        match &self.state {
-            State::Parked(_) | State::Ended { .. } | State::Stuck(_) => vec![],
-            State::Approved(_) => vec![Command::Judge(Phase::Before)],
-            State::Committing(_) | State::InDoubt(_) => vec![Command::Probe],
-            State::Done(done) if done.observation.is_none() => vec![Command::Observe],
-            State::Done(_) => vec![],
-            State::Cleared(Cleared { approval: Some(_), .. }) | State::Measured(Measured { approval: Some(_), .. }) => {
-                vec![Command::Stage]
-            }
-            State::Allowed(s) if s.approval.is_some() => vec![Command::Stage],
-            // Parked once already, so its caller was told to wait and a person has seen it.
-            State::Asking(_) if self.undelivered => vec![Command::Ask { moved: None }],
-            State::Proposed(_) | State::Cleared(_) | State::Measured(_) | State::Asking(_) | State::Allowed(_) => {
-                vec![Command::Discard]
-            }
         }
     }
 }

@@ -5,10 +5,14 @@ mod support;
 use serde_json::json;
 use std::time::Duration;
 use support::{CONFIG, Place, done, ended, pending, refused};
+use turnback_core::decision::Phase;
 use turnback_core::gates::controls::Scope;
+use turnback_core::gates::{self, Measured};
 use turnback_core::names::AgentName;
+use turnback_core::policy::Policy;
 use turnback_core::refusal::Code;
-use turnback_gateway::desk::{Answer, Desk as _};
+use turnback_core::run::Event;
+use turnback_gateway::desk::{Answer, Call, Desk as _};
 use turnback_gateway::operator::protocol::{Reply, Request, UndoWhat};
 
 #[tokio::test]
@@ -203,10 +207,17 @@ async fn budgets_hold_under_parallel_calls() {
     let limits = "[limits.budget]\nwindow = \"10m\"\ndeletions = 7\n[policy]";
     let place = Place::with(&CONFIG.replace("[policy]", limits));
     let node = place.start().await;
-    let calls = (1..=20).map(|id| node.sql(Box::leak(format!("delete from orders where id = {id}").into_boxed_str())));
+    let calls: Vec<_> = (1..=20)
+        .map(|id| {
+            let (runtime, caller) = (node.runtime.clone(), node.caller.clone());
+            let arguments = json!({ "sql": format!("delete from orders where id = {id}") }).to_string().into_bytes();
+            let call = Call { caller, tool: "db__execute".into(), arguments, statement: None };
+            tokio::spawn(async move { runtime.call(call).await })
+        })
+        .collect();
     let mut passed = 0;
-    for call in calls.map(Box::pin) {
-        if let Answer::Done { .. } = call.await {
+    for call in calls {
+        if let Answer::Done { .. } = call.await.unwrap() {
             passed += 1;
         }
     }
@@ -289,4 +300,38 @@ async fn bad_input_changes_nothing_names_its_place_and_is_recorded() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("not every refused request was recorded");
+}
+
+#[tokio::test]
+async fn every_decision_is_made_again_from_the_record() {
+    let place = Place::new();
+    let node = place.start().await;
+    let (allowed, _) = done(node.sql("update customers set tier = 'gold' where id = 1").await);
+    let waiting = pending(node.sql("delete from customers where id > 10").await);
+    ended(node.approve(&waiting.approval.to_string()).await);
+    refused(node.call("work__write_file", json!({ "path": "secret.txt", "content": "x" })).await);
+
+    let config = place.config();
+    let tools = turnback_gateway::node::tools(&config).unwrap();
+    let sources = turnback_gateway::node::policy_sources(&config.policy).unwrap();
+    let policy = Policy::compile(&sources, &tools).unwrap();
+    let mut decisions = 0;
+    for run in [allowed, waiting.run.to_string()] {
+        let (mut contract, mut measured) = (None, None);
+        for happened in node.show(&run).await.history {
+            match happened.event {
+                Event::Proposed { contract: proposed } => contract = Some(proposed),
+                Event::Staged { measurement } => measured = Some(measurement),
+                Event::Judged { decision, circumstances } => {
+                    let measured = measured.as_ref().filter(|_| decision.phase == Phase::After);
+                    let measured = measured.map(|m| Measured { effect: &m.effect, plan: &m.plan });
+                    let facts = circumstances.facts(contract.as_ref().unwrap(), &policy, measured);
+                    assert_eq!(gates::decide(decision.phase, &facts), decision);
+                    decisions += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(decisions, 6);
 }

@@ -12,6 +12,7 @@ pub mod recoverability;
 pub mod release;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::contract::Contract;
 use crate::decision::{Decision, Phase, Verdict};
@@ -58,6 +59,69 @@ pub struct Facts<'a> {
     pub approved: bool,
     /// Present in the second phase.
     pub measured: Option<Measured<'a>>,
+}
+
+/// What a decision rests on besides contract, policy and measurement, as it is recorded. Together they
+/// make the decision again, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Circumstances {
+    /// The time of the decision.
+    pub now: Timestamp,
+    /// The registered agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// Switches and freezes.
+    pub controls: Controls,
+    /// The mode of the action's environment.
+    pub mode: Mode,
+    /// Limits and budget.
+    pub limits: Limits,
+    /// What of the budget was spent.
+    pub spent: Spent,
+    /// The floor of the way back.
+    pub floor: Floor,
+    /// A person had approved.
+    pub approved: bool,
+}
+
+impl Circumstances {
+    /// The facts they stand for, to decide again.
+    pub const fn facts<'a>(
+        &'a self,
+        contract: &'a Contract,
+        policy: &'a Policy,
+        measured: Option<Measured<'a>>,
+    ) -> Facts<'a> {
+        Facts {
+            contract,
+            now: self.now,
+            agent: self.agent.as_ref(),
+            controls: &self.controls,
+            mode: self.mode,
+            policy,
+            limits: &self.limits,
+            spent: self.spent,
+            floor: &self.floor,
+            approved: self.approved,
+            measured,
+        }
+    }
+}
+
+impl Facts<'_> {
+    /// What to record of them.
+    pub fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            now: self.now,
+            agent: self.agent.cloned(),
+            controls: self.controls.clone(),
+            mode: self.mode,
+            limits: self.limits.clone(),
+            spent: self.spent,
+            floor: self.floor.clone(),
+            approved: self.approved,
+        }
+    }
 }
 
 /// One gate of the list.

@@ -5,6 +5,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::Facts;
+use crate::contract::Actor;
 use crate::decision::{Ruling, Verdict};
 use crate::rollback::Level;
 
@@ -35,8 +36,16 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     let plan = measured.plan;
     let level = plan.level();
     let reached = format!("way back at level {} ({}): {}", level.number(), level.name(), plan.evidence);
+    // Also after an approval: what a person was shown open may have closed since. A domain that never
+    // had a way back claims none instead of one that is over.
+    if let Some(closes) = plan.window.closes.filter(|closes| *closes <= facts.now) {
+        return Verdict::new(NAME, Ruling::Deny, format!("the way back closed at {closes}"));
+    }
     if facts.approved {
         return Verdict::new(NAME, Ruling::Allow, format!("a person approved; {reached}"));
+    }
+    if let Actor::Operator(_) = facts.contract.actor {
+        return Verdict::new(NAME, Ruling::Allow, format!("a person asks for it; {reached}"));
     }
     let review =
         |why: String| Verdict::new(NAME, Ruling::Review, why).next("a person looks at the effect and the way back");
@@ -122,9 +131,8 @@ mod tests {
     fn each_doubt_about_the_way_back_asks_a_person() {
         type Change = fn(&mut RollbackPlan);
         let assume = |holds| Assumption { claim: "the disk has space".into(), holds, ttl_seconds: 60 };
-        let doubts: [(&str, Change); 4] = [
+        let doubts: [(&str, Change); 3] = [
             ("closes at", |plan| plan.window.closes = Some(at(3599))),
-            ("closes at", |plan| plan.window.closes = Some(at(-1))),
             ("somebody outside", |plan| plan.exposure.push("subscribers".into())),
             ("third party", |plan| plan.bearer = Bearer::Customer),
         ];
@@ -141,6 +149,15 @@ mod tests {
         }
         assert_eq!(judged(false, |plan| plan.window.closes = Some(at(3600))).ruling, Ruling::Allow);
         assert_eq!(judged(false, |plan| plan.bearer = Bearer::Organisation).ruling, Ruling::Allow);
+    }
+
+    #[test]
+    fn a_way_back_that_has_closed_is_none_even_after_an_approval() {
+        for approved in [false, true] {
+            let verdict = judged(approved, |plan| plan.window.closes = Some(at(-1)));
+            assert_eq!(verdict.ruling, Ruling::Deny);
+            assert!(verdict.reason.contains("closed at"), "{}", verdict.reason);
+        }
     }
 
     #[test]

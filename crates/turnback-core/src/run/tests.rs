@@ -2,7 +2,11 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::fixtures::{approval_id, at, blast, contract, decision, measure_only, measurement, registered, run_id};
+use crate::approval::Question;
+use crate::digest::Sha256;
+use crate::fixtures::{
+    approval_id, at, blast, circumstances, contract, decision, measure_only, measurement, registered, run_id,
+};
 
 /// Run 1: an agent deletes rows; or reads, for `read` states.
 fn fresh(tool: &str) -> Run {
@@ -86,8 +90,8 @@ fn event(label: &str, run: &Run) -> Event {
         }
         question
     };
-    let before = |ruling| Event::Judged { decision: decision(Phase::Before, ruling) };
-    let after = |ruling| Event::Judged { decision: decision(Phase::After, ruling) };
+    let before = |ruling| Event::Judged { decision: decision(Phase::Before, ruling), circumstances: circumstances() };
+    let after = |ruling| Event::Judged { decision: decision(Phase::After, ruling), circumstances: circumstances() };
     let staged = |label| Event::Staged { measurement: Box::new(measurement(blast(3), label)) };
     let approved =
         |ok| Answer::Approved { approval: Box::new(Approval { question: ask(ok), by: "anna".into(), at: at(1) }) };
@@ -106,12 +110,12 @@ fn event(label: &str, run: &Run) -> Event {
         "before-constrain" => before(Constrain),
         "before-fallback" => before(Fallback),
         "before-deny" => before(Deny),
-        "before-observe" => Event::Judged { decision: measure_only(Phase::Before) },
+        "before-observe" => Event::Judged { decision: measure_only(Phase::Before), circumstances: circumstances() },
         "after-allow" => after(Allow),
         "after-review" => after(Review),
         "after-constrain" => after(Constrain),
         "after-deny" => after(Deny),
-        "after-observe" => Event::Judged { decision: measure_only(Phase::After) },
+        "after-observe" => Event::Judged { decision: measure_only(Phase::After), circumstances: circumstances() },
         "staged" => staged("effect"),
         "staged-other" => staged("another effect"),
         "refused" => Event::Refused { refusal: refusal() },
@@ -386,7 +390,7 @@ fn after_approval(decision: Decision, rule: Match, volatile: bool, now: Timestam
     }
     again.effect.volatile = volatile;
     let run = step(run, Event::Staged { measurement: Box::new(again) }, now).unwrap().run;
-    let done = step(run, Event::Judged { decision }, now).unwrap();
+    let done = step(run, Event::Judged { decision, circumstances: circumstances() }, now).unwrap();
     (done.run.state, done.commands)
 }
 
@@ -535,7 +539,7 @@ proptest! {
             // Mostly forwards, sometimes back, rarely beyond the approval's end.
             now += match wait { 0 => -30, 19 => 400, other => other / 6 };
             let event = event(pick, &run);
-            let review = matches!(&event, Event::Judged { decision } if decision.ruling == Ruling::Review);
+            let review = matches!(&event, Event::Judged { decision, .. } if decision.ruling == Ruling::Review);
             let intended = event == Event::Intended;
             let was_over = matches!(run.state, State::Ended { .. });
             let Ok(next) = step(run.clone(), event, at(now)) else { continue };

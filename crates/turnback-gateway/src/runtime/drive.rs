@@ -12,7 +12,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::OwnedMutexGuard;
 use turnback_core::approval::Question;
-use turnback_core::decision::{Decision, Phase, Ruling};
+use turnback_core::decision::{Phase, Ruling};
 use turnback_core::digest::Sha256;
 use turnback_core::gates::blast_radius::Spent;
 use turnback_core::gates::{self, Facts, Measured};
@@ -133,8 +133,8 @@ impl Inner {
     async fn perform(self: &Arc<Self>, mut live: Live, command: Command) -> Result<Live, Refusal> {
         match command {
             Command::Judge(phase) => {
-                let decision = self.judge(phase, &live.run)?;
-                live.happen(self.now(), Event::Judged { decision })
+                let judged = self.judge(phase, &live.run);
+                live.happen(self.now(), judged)
             }
             Command::Read => self.read(live).await,
             Command::Stage => self.stage(live).await,
@@ -191,7 +191,7 @@ impl Inner {
 
     /// Asks the gates of one phase. For the second phase the budget is read and reserved under one
     /// lock, so that two hundred parallel calls never exceed it by one.
-    fn judge(&self, phase: Phase, run: &Run) -> Result<Decision, Refusal> {
+    fn judge(&self, phase: Phase, run: &Run) -> Event {
         let view = self.board.view();
         let contract = &run.contract;
         let agent = contract.actor.agent();
@@ -218,12 +218,13 @@ impl Inner {
             measured: if phase == Phase::After { measured } else { None },
         };
         let decision = gates::decide(phase, &facts);
+        let circumstances = Box::new(facts.circumstances());
         if decision.ruling == Ruling::Allow
             && let (Some(ledger), Some(measured)) = (ledger, measured)
         {
             ledger.reserve(run.id, Spent::of(&measured.effect.blast), now);
         }
-        Ok(decision)
+        Event::Judged { decision, circumstances }
     }
 
     /// Gives a reservation back, or makes it stay until it leaves the window.

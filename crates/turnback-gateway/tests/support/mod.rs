@@ -1,5 +1,11 @@
 //! A node on a folder of its own: real files, a real SQLite database, a real journal, a clock that moves.
-#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, and every test file uses a part of them"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -400,7 +400,7 @@ fn read_back(out: &mut String, observation: &turnback_core::run::Observation) {
 fn event(happened: &Happened) -> String {
     match &happened.event {
         Event::Proposed { contract } => format!("proposed by {}", contract.actor),
-        Event::Judged { decision } => format!("judged: {}", decision.ruling.word()),
+        Event::Judged { decision, .. } => format!("judged: {}", decision.ruling.word()),
         Event::Staged { measurement } => format!("staged: it {}", visible(&measurement.effect.summary)),
         Event::Refused { refusal } => format!("refused: {}", visible(&refusal.to_string())),
         Event::Released { read } => format!("read released: {}", visible(&read.join(", "))),

@@ -7,6 +7,7 @@ use turnback_gateway::operator::protocol::{Reply, Request, RunView, UndoWhat};
 use super::agent::{Agent, Called, Failure};
 use super::gateway::Gateway;
 use super::world::{BUILD_ENTRIES, CUSTOMERS, INACTIVE_EVERY, NOTE_ENTRIES, NOTE_FOLDERS, ORDERS, World};
+use crate::render::number;
 use crate::render::style::{BAD, CARE, GOOD, STRONG, paint};
 
 /// Changes made one after another while the gateway is killed.
@@ -112,13 +113,17 @@ impl<'w> Story<'w> {
 
     fn stopped(&self, called: &Called, gate: &str) -> Result<(), Failure> {
         expect(called.error, "it should have been stopped", &called.text)?;
-        let named = called.structured["details"]["gates"].as_array().cloned().unwrap_or_default();
+        let gates = called.structured["details"]["gates"].as_array().cloned().unwrap_or_default();
         expect(
-            named.iter().any(|g| g["gate"] == json!(gate)),
+            gates.iter().any(|g| g["gate"] == json!(gate)),
             &format!("gate `{gate}` should have stopped it"),
             &called.text,
         )?;
-        told(&paint(BAD, &format!("stopped: {}", first_sentence(&called.text))));
+        for stopped in gates {
+            let (name, reason) =
+                (stopped["gate"].as_str().unwrap_or_default(), stopped["reason"].as_str().unwrap_or_default());
+            told(&paint(BAD, &format!("stopped by {name}: {}", turnback_core::text::visible(reason))));
+        }
         Ok(())
     }
 
@@ -135,7 +140,7 @@ impl<'w> Story<'w> {
         asked("shop__query  select count(*) from customers");
         let called = self.agent.call("shop__query", &json!({ "sql": "select count(*) from customers" }))?;
         expect(!called.error && called.text.contains(&CUSTOMERS.to_string()), "the read passes", &called.text)?;
-        told(&paint(GOOD, &format!("{CUSTOMERS} customers")));
+        told(&paint(GOOD, &format!("{} customers", number::count(u64::from(CUSTOMERS)))));
         let called = self.sql("update customers set tier = 'gold' where id between 10 and 12")?;
         self.done(&called)?;
         self.value("select count(*) from customers where tier = 'gold'", "3")
