@@ -1,0 +1,212 @@
+//! A story as it is written. Unknown fields are errors, so that nothing expected is silently not looked at.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Story {
+    /// What happens, in one sentence.
+    pub(crate) title: String,
+    /// The promise, case or incident it re-enacts.
+    pub(crate) about: String,
+    #[serde(default)]
+    pub(crate) setup: Setup,
+    /// Added to the standard world before the node starts.
+    #[serde(default)]
+    pub(crate) world: Hand,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) after: After,
+    pub(crate) record: Record,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Setup {
+    /// The mode of the environment both resources are in.
+    pub(crate) mode: String,
+    /// Agents that are registered, each with a token.
+    pub(crate) agents: Vec<String>,
+    /// Lines added to `[resources.db]`.
+    pub(crate) db: String,
+    /// Lines added to `[resources.work]`.
+    pub(crate) work: String,
+    /// Lines added to the end of the configuration.
+    pub(crate) config: String,
+    /// Cedar policies besides the one that permits everything.
+    pub(crate) policy: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let text = String::new;
+        let agents = vec!["coder".into()];
+        Self { mode: "enforce".into(), agents, db: text(), work: text(), config: text(), policy: text() }
+    }
+}
+
+/// What somebody does around Turnback. Done in the order of the fields.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Hand {
+    pub(crate) remove: Vec<String>,
+    pub(crate) rename: BTreeMap<String, String>,
+    pub(crate) directories: Vec<String>,
+    pub(crate) files: BTreeMap<String, String>,
+    /// Folders filled with so many numbered files.
+    pub(crate) fill: BTreeMap<String, u32>,
+    pub(crate) modes: BTreeMap<String, String>,
+    /// Link and what it says.
+    pub(crate) symlinks: BTreeMap<String, String>,
+    /// New name and existing file.
+    pub(crate) hardlinks: BTreeMap<String, String>,
+    pub(crate) fifos: Vec<String>,
+    pub(crate) sockets: Vec<String>,
+    /// Character devices (`/dev/null`'s numbers); only root can make them, for others nothing is there.
+    pub(crate) devices: Vec<String>,
+    pub(crate) sql: String,
+    /// What happens to everything Turnback keeps for its ways back: `delete` or `alter`.
+    pub(crate) pre_images: Option<Harm>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Harm {
+    Delete,
+    Alter,
+}
+
+/// One step: exactly one of `call`, `http`, `operator`, `by_hand` alone, `restart`, `wait`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Step {
+    /// The tool an agent calls.
+    pub(crate) call: Option<String>,
+    pub(crate) arguments: Option<Value>,
+    /// The arguments' exact text.
+    pub(crate) arguments_text: Option<String>,
+    /// A request line without version: `POST /mcp`.
+    pub(crate) http: Option<String>,
+    pub(crate) body: Option<String>,
+    /// A body that is not text, in hexadecimal digits.
+    pub(crate) body_hex: Option<String>,
+
+    /// The agent who asks; the first one when it is not said.
+    pub(crate) agent: Option<String>,
+    /// The token sent instead of the agent's own; empty for none.
+    pub(crate) token: Option<String>,
+    /// Headers sent besides, or instead of, the usual ones; empty for none.
+    pub(crate) headers: BTreeMap<String, String>,
+
+    /// A request to the operators' door, as its JSON object, or its exact text.
+    pub(crate) operator: Option<Value>,
+    pub(crate) by_hand: Option<Hand>,
+    /// Stops the node in order and starts it again. `by_hand` happens in between.
+    pub(crate) restart: bool,
+    /// With `restart`: new lines at the end of the configuration instead of the old ones.
+    pub(crate) config: Option<String>,
+    /// Milliseconds.
+    pub(crate) wait: Option<u64>,
+
+    /// How often the step is made; every time must end as expected.
+    pub(crate) times: Option<u32>,
+    /// The name later steps use for what came out of it: `{{name}}`.
+    pub(crate) save: Option<String>,
+    pub(crate) expect: Expect,
+    /// How the world must look right after.
+    pub(crate) after: Option<After>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Expect {
+    /// `done`, `refused`, `pending`, `error` for agents; the reply's word for operators.
+    pub(crate) outcome: String,
+    /// HTTP status; 200 when it is not said.
+    pub(crate) status: Option<u16>,
+    /// Number of a JSON-RPC error.
+    pub(crate) rpc: Option<i64>,
+    /// The word of a refusal.
+    pub(crate) code: Option<String>,
+    /// The field, path, table or row a refusal names.
+    pub(crate) place: Option<String>,
+    /// The gate that said no.
+    pub(crate) gate: Option<String>,
+    /// A refused action changed the world all the same; without this that is never accepted.
+    pub(crate) changes: bool,
+    /// Texts the answer contains.
+    pub(crate) text: OneOrMore,
+    /// Texts it does not contain.
+    pub(crate) not_text: OneOrMore,
+    /// What the answer's JSON contains: objects are compared by the keys named here.
+    pub(crate) json: Option<Value>,
+
+    /// The state of the run, afterwards.
+    pub(crate) state: Option<String>,
+    /// The level of its way back.
+    pub(crate) level: Option<u8>,
+    /// Its measured effect in words.
+    pub(crate) effect: Option<String>,
+    /// Its measured numbers: compared by the keys named here.
+    pub(crate) blast: Option<Value>,
+    /// Texts its diff contains.
+    pub(crate) diff: OneOrMore,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum OneOrMore {
+    #[default]
+    None,
+    One(String),
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    pub(crate) fn all(&self) -> Vec<&str> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(text) => vec![text],
+            Self::More(texts) => texts.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+/// How the world must look.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct After {
+    /// Every file, link, mode, time and row is as before the first step.
+    pub(crate) unchanged: bool,
+    /// As before the first step, but for these paths and `table <name>`s.
+    pub(crate) unchanged_but: Option<Vec<String>>,
+    pub(crate) files: BTreeMap<String, String>,
+    pub(crate) modes: BTreeMap<String, String>,
+    pub(crate) gone: Vec<String>,
+    /// A query, and the one value it must answer.
+    pub(crate) sql: BTreeMap<String, Value>,
+}
+
+impl After {
+    pub(crate) fn says_something(&self) -> bool {
+        self.unchanged
+            || self.unchanged_but.is_some()
+            || !(self.files.is_empty() && self.modes.is_empty() && self.gone.is_empty() && self.sql.is_empty())
+    }
+}
+
+/// What the record must say at the end.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    /// The states of all runs, oldest first.
+    pub(crate) runs: Vec<String>,
+    /// How many records of a kind there are.
+    #[serde(default)]
+    pub(crate) kinds: BTreeMap<String, usize>,
+    /// Texts some alert contains.
+    #[serde(default)]
+    pub(crate) alerts: OneOrMore,
+}

@@ -1,0 +1,42 @@
+//! Runs every story in `scenarios/`: one test for each file, each with a node of its own, driven through
+//! its real doors. The format is described in `scenarios/README.md`.
+
+mod doors;
+mod format;
+mod place;
+mod record;
+mod story;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// What is wrong, in words for whoever reads the failed test.
+type Wrong = String;
+
+fn main() -> ExitCode {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
+    let mut files = Vec::new();
+    stories(&folder, &mut files);
+    files.sort();
+    assert!(!files.is_empty(), "there are no scenarios in {}", folder.display());
+    let trials = files.into_iter().map(|file| {
+        let name = file.strip_prefix(&folder).unwrap_or(&file).with_extension("").display().to_string();
+        Trial::test(name.clone(), move || {
+            story::play(&file).map_err(|wrong| Failed::from(format!("scenarios/{name}.toml: {wrong}")))
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+fn stories(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            stories(&path, found);
+        } else if path.extension().is_some_and(|e| e == "toml") {
+            found.push(path);
+        }
+    }
+}
