@@ -21,9 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(15 * 60);
 pub(crate) enum Door {
     /// Through the socket of a running gateway.
     Socket(PathBuf),
-    /// No gateway runs on this state directory. What can be done without one will open the state
-    /// directory itself; until then every request says what to start.
-    Embedded(PathBuf),
+    /// No gateway runs on this state directory: every request says what to start.
+    Nobody(PathBuf),
 }
 
 impl Door {
@@ -31,7 +30,7 @@ impl Door {
     /// file stays behind when a gateway is killed.
     pub(crate) fn open(socket: PathBuf) -> Self {
         match UnixStream::connect(&socket) {
-            Err(e) if nobody_listens(&e) => Self::Embedded(socket),
+            Err(e) if nobody_listens(&e) => Self::Nobody(socket),
             // Other errors are met, and told, when something is asked.
             _ => Self::Socket(socket),
         }
@@ -41,7 +40,7 @@ impl Door {
     pub(crate) fn ask(&self, request: &Request) -> Result<Reply, Refusal> {
         let reply = match self {
             Self::Socket(socket) => ask(socket, request)?,
-            Self::Embedded(socket) => return Err(nobody(socket)),
+            Self::Nobody(socket) => return Err(nobody(socket)),
         };
         match reply {
             Reply::Refused(refusal) => Err(refusal),
@@ -161,7 +160,7 @@ mod tests {
         assert!(refused(Door::open(socket.clone())).contains("turnback up"));
         // Left behind by a gateway that was killed.
         drop(UnixListener::bind(&socket).unwrap());
-        assert!(matches!(Door::open(socket.clone()), Door::Embedded(_)));
+        assert!(matches!(Door::open(socket.clone()), Door::Nobody(_)));
         assert!(refused(Door::open(socket)).contains("turnback up"));
     }
 }

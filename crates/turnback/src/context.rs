@@ -1,7 +1,7 @@
 //! What every command is given: where things are, how to print, how to fail.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -12,6 +12,9 @@ use turnback_gateway::config::{self, Config, ConfigError};
 
 use crate::client::Door;
 use crate::render;
+
+/// Where `up` writes a first configuration.
+const FIRST_FOLDER: &str = "turnback";
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,9 +96,22 @@ impl Context {
         Self { file, state, output, now: Timestamp::now() }
     }
 
-    /// The configuration, checked.
+    /// The configuration, checked. Unless another is named, the one in this folder, else the one `up`
+    /// wrote into the folder `turnback`.
     pub(crate) fn config(&self) -> Result<Config, ConfigError> {
-        Config::load(&self.file)
+        let below = Path::new(FIRST_FOLDER).join(&self.file);
+        let first = self.file == Path::new(config::FILE_NAME) && !self.file.exists() && below.exists();
+        Config::load(if first { &below } else { &self.file })
+    }
+
+    /// The folder a first configuration is written into, when there is none yet.
+    pub(crate) fn first_folder(&self) -> Result<PathBuf, Refusal> {
+        if self.file != Path::new(config::FILE_NAME) || self.file.exists() {
+            return Err(Refusal::new(Code::Exists, "what agents may work in stands in the configuration already")
+                .at(self.file.to_string_lossy())
+                .next("add it there as another resource"));
+        }
+        Ok(PathBuf::from(FIRST_FOLDER))
     }
 
     /// The way to the gateway. `--state-dir` finds it even when the configuration cannot be read: the kill

@@ -89,7 +89,7 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
             return Verdict::new(
                 NAME,
                 Ruling::Deny,
-                format!("it {}: {size} {what}, the limit for one action is {limit}", measured.effect.summary),
+                format!("{size} {what} by one action, the limit is {limit}"),
             )
             .rule(format!("limit {what}"))
             .next(format!("narrow it to at most {limit} {what}"));

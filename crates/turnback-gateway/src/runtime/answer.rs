@@ -49,7 +49,9 @@ pub(super) fn of(run: &Run, reading: Option<Reading>, _url: &str) -> Answer {
                 Some(reading) => Answer::Done { run: id, reply: reading.reply, note: None },
                 None => no(Refusal::new(Code::Failed, "the result of this read was released before"), json!({})),
             },
-            Ended::Denied(decision) => no(denial(decision), details(decision, measurement.as_deref())),
+            Ended::Denied(decision) => {
+                no(denial(decision, measurement.as_deref()), details(decision, measurement.as_deref()))
+            }
             Ended::Refused(refusal) => no(refusal.clone(), json!({})),
             Ended::Rejected(Answered::Rejected { by, reason }) => {
                 no(Refusal::new(Code::Rejected, format!("`{}` said no: {}", visible(by), visible(reason))), json!({}))
@@ -123,9 +125,12 @@ fn details(decision: &Decision, measurement: Option<&Measurement>) -> Value {
 }
 
 /// The sentence of a decision that is not `allow`.
-pub(super) fn denial(decision: &Decision) -> Refusal {
+pub(super) fn denial(decision: &Decision, measurement: Option<&Measurement>) -> Refusal {
     let reasons: Vec<String> = decision.decisive().map(|v| format!("{}: {}", v.gate, v.reason)).collect();
     let mut message = reasons.join("; ");
+    if let Some(measured) = measurement.filter(|m| !message.contains(&m.effect.summary)) {
+        message.push_str(&format!("; it was only measured: it {}", measured.effect.summary));
+    }
     if decision.ruling == Ruling::Constrain {
         message.push_str(" (only a safer form may run, and this tool has none configured)");
     }

@@ -62,7 +62,7 @@ pub(super) fn row(run: &Run) -> Row {
 fn summary(run: &Run) -> String {
     let effect = run.state.measurement().map(|m| m.effect.summary.clone());
     match &run.state {
-        State::Ended { how: Ended::Denied(decision), .. } => answer::denial(decision).message,
+        State::Ended { how: Ended::Denied(decision), .. } => answer::denial(decision, run.state.measurement()).message,
         State::Ended { how: Ended::Refused(refusal), .. } => refusal.to_string(),
         State::Ended { how: Ended::Abandoned(why), .. } => why.clone(),
         State::InDoubt(s) | State::Stuck(s) => s.why.clone(),
@@ -159,7 +159,9 @@ impl Inner {
         };
         let refusal = match &run.state {
             State::Ended { how: Ended::Refused(refusal), .. } => Some(refusal.clone()),
-            State::Ended { how: Ended::Denied(decision), .. } => Some(answer::denial(decision)),
+            State::Ended { how: Ended::Denied(decision), .. } => {
+                Some(answer::denial(decision, run.state.measurement()))
+            }
             _ => None,
         };
         let observation = match &run.state {

@@ -259,7 +259,7 @@ fn state_directory(report: &mut Report, state: &Path) {
 fn gateway(report: &mut Report, door: &Door) {
     let check = "gateway";
     let socket = match door {
-        Door::Embedded(socket) => {
+        Door::Nobody(socket) => {
             // A socket file left behind says nothing: it stays when a gateway is killed, and is replaced.
             report.warn(check, format!("nobody answers at {}", socket.to_string_lossy()), "turnback up");
             return;

@@ -28,20 +28,53 @@ pub(crate) struct Args {
     /// Where to write; must be outside every folder agents work in
     #[arg(default_value = ".")]
     dir: PathBuf,
+    #[command(flatten)]
+    places: Places,
+}
+
+/// What agents may work in.
+#[derive(clap::Args)]
+pub(crate) struct Places {
     /// A folder agents may work in
     #[arg(long, value_name = "FOLDER")]
-    files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// A SQLite database agents may work in
     #[arg(long, value_name = "FILE")]
-    sqlite: Vec<PathBuf>,
+    pub(crate) sqlite: Vec<PathBuf>,
     /// The first agent
     #[arg(long, default_value = "agent", value_name = "NAME")]
     agent: AgentName,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
-    fs::create_dir_all(&args.dir).map_err(|e| failed(&args.dir, "cannot be made", &e))?;
+    let paths = write(&args.dir, &args.places)?;
     let dir = args.dir.canonicalize().map_err(|e| failed(&args.dir, "cannot be opened", &e))?;
+    let here = std::env::current_dir().is_ok_and(|here| here == dir);
+    let shown = visible(&dir.join(FILE_NAME).to_string_lossy());
+    let command = if here { "turnback up".to_owned() } else { format!("turnback up --config {shown}") };
+    let none = args.places.files.is_empty() && args.places.sqlite.is_empty();
+    context.answer(&json!({ "written": paths, "next": command }), |_| {
+        let mut out = wrote(&paths);
+        out.push_str("\nwrites are only measured until you change `mode` from \"observe\"\n");
+        if none {
+            out.push_str(&format!("next: name a folder or a database in {shown}, then {command}\n"));
+        } else {
+            out.push_str(&format!("{}\n", next(&command)));
+        }
+        out
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// One line for each file written.
+pub(crate) fn wrote(paths: &[String]) -> String {
+    paths.iter().map(|path| format!("{} {}\n", paint(STRONG, "wrote"), visible(path))).collect()
+}
+
+/// Writes configuration, policy and cases into `dir` and says which files it made. All of them or none.
+pub(crate) fn write(dir: &Path, args: &Places) -> Result<Vec<String>, Failure> {
+    fs::create_dir_all(dir).map_err(|e| failed(dir, "cannot be made", &e))?;
+    let dir = dir.canonicalize().map_err(|e| failed(dir, "cannot be opened", &e))?;
     let mut names = BTreeSet::new();
     let mut resources = String::new();
     let wanted = args.files.iter().map(|p| (Kind::Files, p)).chain(args.sqlite.iter().map(|p| (Kind::Sqlite, p)));
@@ -49,8 +82,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
         resources.push_str(&resource(&dir, kind, path, &mut names)?);
         resources.push('\n');
     }
-    let none = resources.is_empty();
-    if none {
+    if resources.is_empty() {
         resources.push_str(EXAMPLES);
     }
     let text = templates::CONFIG.replace("@RESOURCES@\n", &resources).replace("@AGENT@", args.agent.as_str());
@@ -72,24 +104,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
     }
     // What was written is read the way `up` will read it; if it does not hold, none of it stays.
     Config::load(&dir.join(FILE_NAME))?;
-    let paths = written.keep();
-    let here = std::env::current_dir().is_ok_and(|here| here == dir);
-    let shown = visible(&dir.join(FILE_NAME).to_string_lossy());
-    let command = if here { "turnback up".to_owned() } else { format!("turnback up --config {shown}") };
-    context.answer(&json!({ "written": paths, "next": command }), |_| {
-        let mut out = String::new();
-        for path in &paths {
-            out.push_str(&format!("{} {}\n", paint(STRONG, "wrote"), visible(path)));
-        }
-        out.push_str("\nwrites are only measured until you change `mode` from \"observe\"\n");
-        if none {
-            out.push_str(&format!("next: name a folder or a database in {shown}, then {command}\n"));
-        } else {
-            out.push_str(&format!("{}\n", next(&command)));
-        }
-        out
-    })?;
-    Ok(Exit::Fine)
+    Ok(written.keep())
 }
 
 const EXAMPLES: &str = "# What agents may act on. Take away the `#` of at least one.

@@ -40,7 +40,7 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
     serving::run(async {
         match Door::open(config.socket()) {
             Door::Socket(socket) => relay(UnixStream::connect(socket).await?).await?,
-            Door::Embedded(_) => serve(&config).await?,
+            Door::Nobody(_) => serve(&config).await?,
         }
         Ok(Exit::Fine)
     })

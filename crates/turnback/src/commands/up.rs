@@ -9,7 +9,8 @@ use turnback_gateway::config::Config;
 use turnback_gateway::node::Node;
 use turnback_gateway::operator::protocol::{Reply, Request};
 
-use super::{serving, token};
+use super::init::Places;
+use super::{init, serving, token};
 use crate::client::{Door, unexpected};
 use crate::context::{Context, Exit, Failure};
 use crate::render::style::{FAINT, STRONG, next, paint};
@@ -23,10 +24,21 @@ const FIRST_TOKEN_SECONDS: u64 = 30 * 24 * 60 * 60;
 
 /// Serve agents, and print how to connect them
 #[derive(clap::Args)]
-#[command(after_help = "Exit codes: 0 stopped in order, 1 error.")]
-pub(crate) struct Args {}
+#[command(
+    long_about = "Serve agents, and print how to connect them.\n\nThe first time, name what agents may work in: a \
+                  configuration in observe mode and a starting policy are written into the folder `turnback` first.",
+    after_help = "Example: turnback up --files ../work\n\nExit codes: 0 stopped in order, 1 error."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    places: Places,
+}
 
-pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
+pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
+    if !args.places.files.is_empty() || !args.places.sqlite.is_empty() {
+        let folder = context.first_folder()?;
+        context.notice(&init::wrote(&init::write(&folder, &args.places)?));
+    }
     let config = context.config()?;
     let missing = config.missing();
     if !missing.is_empty() {

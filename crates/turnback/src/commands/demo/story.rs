@@ -113,6 +113,10 @@ impl<'w> Story<'w> {
 
     fn stopped(&self, called: &Called, gate: &str) -> Result<(), Failure> {
         expect(called.error, "it should have been stopped", &called.text)?;
+        let effect = called.structured["details"]["effect"]["summary"].as_str();
+        if let Some(effect) = effect {
+            told(&format!("measured: {effect}"));
+        }
         let gates = called.structured["details"]["gates"].as_array().cloned().unwrap_or_default();
         expect(
             gates.iter().any(|g| g["gate"] == json!(gate)),
@@ -122,7 +126,7 @@ impl<'w> Story<'w> {
         for stopped in gates {
             let (name, reason) =
                 (stopped["gate"].as_str().unwrap_or_default(), stopped["reason"].as_str().unwrap_or_default());
-            told(&paint(BAD, &format!("stopped by {name}: {}", turnback_core::text::visible(reason))));
+            told(&paint(BAD, &format!("stopped by {name}: {}", turnback_core::text::visible(&reason))));
         }
         Ok(())
     }
