@@ -124,8 +124,10 @@ impl<'w> Story<'w> {
             &called.text,
         )?;
         for stopped in gates {
-            let (name, reason) =
-                (stopped["gate"].as_str().unwrap_or_default(), stopped["reason"].as_str().unwrap_or_default());
+            let name = stopped["gate"].as_str().unwrap_or_default();
+            // The effect stands in the line above already.
+            let said = effect.map(|effect| format!("; it {effect}")).unwrap_or_default();
+            let reason = stopped["reason"].as_str().unwrap_or_default().replace(&said, "");
             told(&paint(BAD, &format!("stopped by {name}: {}", turnback_core::text::visible(&reason))));
         }
         Ok(())
