@@ -133,52 +133,7 @@ impl Readers {
     }
 
     pub(crate) fn rows(&self, filter: &RowFilter) -> Result<Vec<Row>, JournalError> {
-        let mut sql = String::from("SELECT row FROM runs WHERE 1");
-        let mut values: Vec<Sql> = Vec::new();
-        let mut clause = |text: &str, value: Option<Sql>| {
-            sql.push_str(" AND ");
-            sql.push_str(text);
-            values.extend(value);
-        };
-        if let Some(agent) = &filter.agent {
-            clause("agent = ?", Some(Sql::Text(agent.as_str().to_owned())));
-        }
-        if let Some(resource) = &filter.resource {
-            clause("resource = ?", Some(Sql::Text(resource.clone())));
-        }
-        if let Some(state) = &filter.state {
-            clause("state = ?", Some(Sql::Text(state.clone())));
-        }
-        if filter.open {
-            clause("over = 0", None);
-        }
-        if let Some(since) = filter.committed_since {
-            clause("committed >= ?", Some(Sql::Integer(since.as_microsecond())));
-        }
-        if let Some(action) = filter.action {
-            clause("action = ?", Some(Sql::Blob(action.as_bytes().to_vec())));
-        }
-        if filter.unanswered {
-            clause("(over = 0 OR undelivered = 1)", None);
-        }
-        if let Some(question) = filter.question {
-            clause("run IN (SELECT run FROM questions WHERE question = ?)", Some(blob(question.uuid())));
-        }
-        if let Some(now) = filter.expired_by {
-            clause("expires <= ?", Some(Sql::Integer(now.as_microsecond())));
-        }
-        if let Some(since) = filter.read_since {
-            clause("read >= ?", Some(Sql::Integer(since.as_microsecond())));
-        }
-        if let Some(undone) = filter.undoes {
-            clause("run IN (SELECT run FROM undoes WHERE undone = ?)", Some(blob(undone.uuid())));
-        }
-        // By the order they entered, which no clock can change.
-        sql.push_str(" ORDER BY id DESC");
-        if let Some(limit) = filter.limit {
-            sql.push_str(" LIMIT ?");
-            values.push(Sql::Integer(signed(limit as u64)));
-        }
+        let (sql, values) = listing(filter);
         self.read_rows(&sql, values)
     }
 
@@ -240,6 +195,63 @@ impl Readers {
     }
 }
 
+/// The statement for a list of runs. Its cost follows the runs listed, not the length of the journal.
+fn listing(filter: &RowFilter) -> (String, Vec<Sql>) {
+    let mut sql = String::from("SELECT row FROM runs WHERE 1");
+    let mut values: Vec<Sql> = Vec::new();
+    let mut clause = |text: &str, value: Option<Sql>| {
+        sql.push_str(" AND ");
+        sql.push_str(text);
+        values.extend(value);
+    };
+    // A `+` keeps SQLite from choosing that column's index. Without statistics it would rather read every
+    // run of a resource, or every run there is in the right order, than sort the few of a range.
+    let since = filter.committed_since.is_some();
+    if let Some(agent) = &filter.agent {
+        let text = if since { "+agent = ?" } else { "agent = ?" };
+        clause(text, Some(Sql::Text(agent.as_str().to_owned())));
+    }
+    if let Some(resource) = &filter.resource {
+        let text = if since { "+resource = ?" } else { "resource = ?" };
+        clause(text, Some(Sql::Text(resource.clone())));
+    }
+    if let Some(state) = &filter.state {
+        clause("state = ?", Some(Sql::Text(state.clone())));
+    }
+    if filter.open {
+        clause("over = 0", None);
+    }
+    if let Some(since) = filter.committed_since {
+        clause("committed >= ?", Some(Sql::Integer(since.as_microsecond())));
+    }
+    if let Some(action) = filter.action {
+        clause("action = ?", Some(Sql::Blob(action.as_bytes().to_vec())));
+    }
+    if filter.unanswered {
+        clause("(over = 0 OR undelivered = 1)", None);
+    }
+    if let Some(question) = filter.question {
+        clause("run IN (SELECT run FROM questions WHERE question = ?)", Some(blob(question.uuid())));
+    }
+    if let Some(now) = filter.expired_by {
+        clause("expires <= ?", Some(Sql::Integer(now.as_microsecond())));
+    }
+    if let Some(since) = filter.read_since {
+        clause("read >= ?", Some(Sql::Integer(since.as_microsecond())));
+    }
+    if let Some(undone) = filter.undoes {
+        clause("run IN (SELECT run FROM undoes WHERE undone = ?)", Some(blob(undone.uuid())));
+    }
+    // By the order they entered, which no clock can change.
+    let few = since || filter.expired_by.is_some() || filter.read_since.is_some() || filter.unanswered;
+    sql.push_str(if few { " ORDER BY +id DESC" } else { " ORDER BY id DESC" });
+    if let Some(limit) = filter.limit {
+        sql.push_str(" LIMIT ?");
+        values.push(Sql::Integer(signed(limit as u64)));
+    }
+    (sql, values)
+}
+
 fn blob(id: Uuid) -> Sql {
     Sql::Blob(id.as_bytes().to_vec())
 }
@@ -247,4 +259,44 @@ fn blob(id: Uuid) -> Sql {
 /// The hash by which a record names its payload.
 pub(crate) fn salted(salt: &[u8], payload: &[u8]) -> Sha256 {
     Sha256::of(&[salt, payload].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_list_walks_all_runs() {
+        let c = Connection::open_in_memory().unwrap();
+        c.execute_batch(crate::sqlite::SCHEMA).unwrap();
+        let all = RowFilter::default;
+        let (now, resource) = (Some(Timestamp::UNIX_EPOCH), Some("db".to_owned()));
+        let (agent, id) = (AgentName::new("coder").unwrap(), Uuid::nil());
+        let filters = [
+            (RowFilter { agent: Some(agent.clone()), ..all() }, "runs_agent"),
+            (RowFilter { resource: resource.clone(), ..all() }, "runs_resource"),
+            (RowFilter { state: Some("parked".to_owned()), ..all() }, "runs_state"),
+            (RowFilter { open: true, ..all() }, "runs_open"),
+            (RowFilter { unanswered: true, ..all() }, "runs_unanswered"),
+            (RowFilter { expired_by: now, ..all() }, "runs_expires"),
+            (RowFilter { committed_since: now, ..all() }, "runs_committed"),
+            (RowFilter { committed_since: now, agent: Some(agent), ..all() }, "runs_committed"),
+            (RowFilter { committed_since: now, resource: resource.clone(), ..all() }, "runs_committed"),
+            (RowFilter { read_since: now, resource, ..all() }, "runs_read"),
+            (RowFilter { question: Some(ApprovalId::new(id)), ..all() }, "SEARCH questions"),
+            (RowFilter { undoes: Some(RunId::new(id)), ..all() }, "SEARCH undoes"),
+        ];
+        for (filter, expected) in filters {
+            let (sql, values) = listing(&filter);
+            let plan: Vec<String> = c
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                .unwrap()
+                .query_map(params_from_iter(values), |row| row.get(3))
+                .unwrap()
+                .collect::<rusqlite::Result<_>>()
+                .unwrap();
+            let plan = plan.join("; ");
+            assert!(plan.contains(expected) && !plan.contains("SCAN runs;") && !plan.ends_with("SCAN runs"), "{plan}");
+        }
+    }
 }

@@ -30,7 +30,7 @@ const FORMAT: i32 = 1;
 
 /// `seq` is the leaf's index in the tree. `tail` is an identity's hexadecimal digits backwards, so that
 /// "ends with what was typed" is a range of an index. An erased payload keeps its row with NULLs.
-const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
 CREATE TABLE journal (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE leaves (seq INTEGER PRIMARY KEY, run BLOB, body BLOB NOT NULL) STRICT;
 CREATE INDEX leaves_run ON leaves (run) WHERE run IS NOT NULL;
