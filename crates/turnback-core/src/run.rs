@@ -148,17 +148,9 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
         (State::Measured(s), Event::Judged { decision, .. }) if decision.phase == Phase::After => {
             judged_after(s, decision, run.effect_match, now)
         }
-        (State::Measured(s), Event::MeasuredOnly) if s.before.measure_only() => (
-            State::Ended {
-                how: Ended::MeasuredOnly,
-                before: Some(s.before),
-                measurement: Some(Box::new(s.measurement)),
-            },
-            vec![Command::Tell],
-        ),
         (State::Allowed(s), Event::MeasuredOnly) if s.before.measure_only() || s.after.measure_only() => (
             State::Ended {
-                how: Ended::MeasuredOnly,
+                how: Ended::MeasuredOnly(s.after),
                 before: Some(s.before),
                 measurement: Some(Box::new(s.measurement)),
             },

@@ -176,6 +176,8 @@ async fn an_observed_environment_is_never_changed() {
     let (refusal, details) = refused(node.sql("delete from orders where id = 1").await);
     assert!(refusal.message.contains("nothing was changed"), "{refusal:?}");
     assert_eq!(details["effect"]["blast"]["rows"]["orders"]["deleted"], 1, "{details}");
+    let (refusal, _) = refused(node.sql("delete from orders").await);
+    assert!(refusal.message.contains("would have waited for a person"), "{refusal:?}");
     assert_eq!(place.value("select count(*) from orders"), json!(20));
     place.configure(&CONFIG.replace("enforce", "draft"));
     node.stop().await;
@@ -334,4 +336,24 @@ async fn every_decision_is_made_again_from_the_record() {
         }
     }
     assert_eq!(decisions, 6);
+}
+
+#[tokio::test]
+async fn what_is_not_done_costs_no_budget() {
+    let limits = "[limits.budget]\nwindow = \"10m\"\ndeletions = 7\n[policy]";
+    let place = Place::with(&CONFIG.replace("[policy]", limits).replace("enforce", "observe"));
+    let node = place.start().await;
+    for _ in 0..5 {
+        let (refusal, _) = refused(node.sql("delete from orders where id < 4").await);
+        assert!(refusal.message.contains("would have been done"), "{refusal:?}");
+    }
+    place.configure(&CONFIG.replace("[policy]", limits));
+    node.stop().await;
+    let node = place.start().await;
+    // Six deletions are asked for twice and wait for a person: nothing is held meanwhile.
+    let waiting = pending(node.sql("delete from orders where id < 7").await);
+    done(node.sql("delete from orders where id in (7, 8, 9)").await);
+    node.operate(Request::Reject { approval: waiting.approval.to_string(), reason: "no".into() }).await;
+    done(node.sql("delete from orders where id in (10, 11, 12, 13)").await);
+    assert!(refused(node.sql("delete from orders where id = 14").await).0.message.contains("budget"));
 }

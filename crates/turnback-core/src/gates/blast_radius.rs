@@ -86,13 +86,9 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         ("bytes touched", blast.bytes, limits.bytes),
     ] {
         if let Some(limit) = limit.filter(|limit| size > *limit) {
-            return Verdict::new(
-                NAME,
-                Ruling::Deny,
-                format!("{size} {what} by one action, the limit is {limit}"),
-            )
-            .rule(format!("limit {what}"))
-            .next(format!("narrow it to at most {limit} {what}"));
+            return Verdict::new(NAME, Ruling::Deny, format!("{size} {what} by one action, the limit is {limit}"))
+                .rule(format!("limit {what}"))
+                .next(format!("narrow it to at most {limit} {what}"));
         }
     }
     let Some(budget) = &limits.budget else {

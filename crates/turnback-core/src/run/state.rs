@@ -125,7 +125,7 @@ pub enum Ended {
     /// A read was released.
     Released,
     /// It was only measured.
-    MeasuredOnly,
+    MeasuredOnly(Decision),
     /// The node stopped before anything was intended.
     Abandoned(String),
 }
@@ -200,7 +200,7 @@ impl State {
                 Ended::Rejected(Answer::Expired) => "expired",
                 Ended::Rejected(_) => "rejected",
                 Ended::Released => "released",
-                Ended::MeasuredOnly => "measured_only",
+                Ended::MeasuredOnly(_) => "measured_only",
                 Ended::Abandoned(_) => "abandoned",
             },
         }
@@ -247,6 +247,7 @@ impl State {
                 Phase::Before => (Some(d), None),
                 Phase::After => (before.as_ref(), Some(d)),
             },
+            State::Ended { how: Ended::MeasuredOnly(after), before, .. } => (before.as_ref(), Some(after)),
             State::Ended { before, .. } => (before.as_ref(), None),
         }
     }

@@ -206,7 +206,7 @@ fn states() -> Vec<(&'static str, Run)> {
         ("rejected-waiting", after(&PARKED, &["rejected"])),
         ("expired", after(&PARKED, &["expired", "delivered"])),
         ("released", walk("shop__query", &["before-allow", "released"])),
-        ("measured_only", write(&["before-observe", "staged", "measured_only"])),
+        ("measured_only", write(&["before-observe", "staged", "after-allow", "measured_only"])),
         ("abandoned", write(&["abandoned"])),
     ]
 }
@@ -246,7 +246,6 @@ measured-observe   after-review        allowed        Discard MeasureOnly
 measured-observe   after-constrain     denied         Discard Tell
 measured-observe   after-deny          denied         Discard Tell
 measured-observe   after-observe       allowed        Discard MeasureOnly
-measured-observe   measured_only       measured_only  Tell
 measured-observe   refused             refused        Discard Tell
 measured-observe   abandoned           abandoned      Discard Tell
 asking             parked              parked         Tell

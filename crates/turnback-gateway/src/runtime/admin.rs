@@ -136,7 +136,9 @@ impl Inner {
     /// Makes an answer durable and hands back the run, ready to be driven on.
     async fn answered(&self, run: run::Run, answer: Answer) -> Result<Live, Refusal> {
         let mut live = Live::resumed(run, Vec::new()).happen(self.now(), Event::Answered { answer })?;
+        fail::fail_point!("before-answer", |_| turnback_journal::crash());
         self.write(&mut live).await?;
+        fail::fail_point!("after-answer", |_| turnback_journal::crash());
         Ok(live)
     }
 

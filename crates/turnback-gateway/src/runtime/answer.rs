@@ -44,7 +44,7 @@ pub(super) fn of(run: &Run, reading: Option<Reading>, _url: &str) -> Answer {
             );
             Answer::Done { run: id, reply: measurement.effect.reply.clone(), note: Some(note) }
         }
-        State::Ended { how, measurement, .. } => match how {
+        State::Ended { how, before, measurement } => match how {
             Ended::Released => match reading {
                 Some(reading) => Answer::Done { run: id, reply: reading.reply, note: None },
                 None => no(Refusal::new(Code::Failed, "the result of this read was released before"), json!({})),
@@ -61,12 +61,20 @@ pub(super) fn of(run: &Run, reading: Option<Reading>, _url: &str) -> Answer {
                     .next("ask again when somebody is there"),
                 json!({}),
             ),
-            Ended::MeasuredOnly => {
-                let would = measurement.as_ref().map_or_else(String::new, |m| m.effect.summary.clone());
+            Ended::MeasuredOnly(after) => {
+                let asked = before.as_ref().map_or(after.ruling, |b| b.ruling.max(after.ruling));
+                let would = if asked == Ruling::Allow { "have been done" } else { "have waited for a person" };
+                let it = measurement.as_ref().map_or_else(String::new, |m| format!("; it {}", m.effect.summary));
+                let environment = &run.contract.environment;
                 no(
-                    Refusal::new(Code::Denied, format!("nothing was changed: environment `{}` is only observed. It would have been allowed; it {would}", run.contract.environment))
-                        .next("an operator sets the environment's mode to \"draft\" or \"enforce\""),
-                    measurement.as_ref().map_or_else(|| json!({}), |m| effect(m)),
+                    Refusal::new(
+                        Code::Denied,
+                        format!(
+                            "nothing was changed: environment `{environment}` is only observed. It would {would}{it}"
+                        ),
+                    )
+                    .next("an operator sets the environment's mode to \"draft\" or \"enforce\""),
+                    measurement.as_deref().map_or_else(|| json!({}), effect),
                 )
             }
             Ended::Abandoned(why) => {

@@ -5,6 +5,23 @@
 //! * a read's record before its result is released – the sync overlaps the read itself;
 //! * a question before anybody is told that it waits;
 //! * the outcome before the caller hears it, unless the domain keeps its own durable mark.
+//!
+//! Fail points, with feature `failpoints`, in the order a run meets them; `return` crashes the process
+//! there. Between them lie the journal's own.
+//!
+//! | point | what is durable, what is done |
+//! |---|---|
+//! | `before-question` | staged and discarded again; nothing written |
+//! | `after-question` | the question is durable; nobody was told |
+//! | `before-answer` | a person answered; not written |
+//! | `after-answer` | the answer is durable; nothing followed |
+//! | `before-intent` | staged; the intent is not written |
+//! | `after-intent` | the intent is durable; nothing is done |
+//! | `between-steps` | some steps of several are done |
+//! | `after-commit` | all of it is done; the outcome is not written |
+//! | `in-undone-marks` | an undo is done and read back; not every run it counters is marked |
+//! | `before-outcome` | it is read back; the end is not written |
+//! | `after-outcome` | the end is handed over, durable or marked; the caller was not told |
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -123,7 +140,9 @@ impl Inner {
         while let Some(command) = live.todo.pop_front() {
             live = self.perform(live, command).await?;
         }
+        fail::fail_point!("before-outcome", |_| turnback_journal::crash());
         self.write(&mut live).await?;
+        fail::fail_point!("after-outcome", |_| turnback_journal::crash());
         if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {
             self.wake(live.run.id);
         }
@@ -163,6 +182,7 @@ impl Inner {
             Command::MarkUndone => {
                 for id in live.run.contract.undoes.clone() {
                     self.flip(&mut live, id, true).await?;
+                    fail::fail_point!("in-undone-marks", |_| turnback_journal::crash());
                 }
                 Ok(live)
             }
@@ -299,8 +319,9 @@ impl Inner {
         }
     }
 
-    /// Throws staged work away, frees the lock, keeps what `show` needs.
+    /// Throws staged work away, frees the lock and the budget, keeps what `show` needs.
     fn discard(&self, live: &mut Live) {
+        self.budget(&live.run, false);
         if let Some(staged) = live.staged.take() {
             let size: usize = staged.artifacts.iter().map(|a| a.bytes.len()).sum();
             if matches!(live.run.state, State::Asking(_)) || size <= REFUSED_BLOBS {
@@ -315,8 +336,6 @@ impl Inner {
         let State::Asking(asking) = &live.run.state else {
             return Err(Refusal::new(Code::Failed, "a question without a measured effect"));
         };
-        // A run that waits holds nothing, not even a part of a budget.
-        self.budget(&live.run, false);
         let now = self.now();
         let action = live.run.contract.digest();
         let effect = &asking.measurement.effect;
@@ -345,10 +364,12 @@ impl Inner {
             return Ok(live);
         }
         let mut live = live.happen(now, Event::Parked { question, moved })?;
+        fail::fail_point!("before-question", |_| turnback_journal::crash());
         if let Err(refusal) = self.write(&mut live).await {
             lock(&self.joinable).remove(&action);
             return Err(refusal);
         }
+        fail::fail_point!("after-question", |_| turnback_journal::crash());
         Ok(live)
     }
 
