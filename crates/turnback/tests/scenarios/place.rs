@@ -177,7 +177,7 @@ environment = "test"
         }
         let sql = match harm {
             Harm::Delete => "DELETE FROM blobs",
-            Harm::Alter => "UPDATE blobs SET body = x'00' || body",
+            Harm::Alter => "UPDATE blobs SET body = CAST(x'00' || body AS BLOB)",
         };
         let journal = Connection::open(self.path("state/journal.db")).map_err(|e| e.to_string())?;
         harmed += journal.execute(sql, []).map_err(|e| format!("journal.db: {e}"))?;

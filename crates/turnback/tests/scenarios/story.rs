@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use turnback_gateway::runtime::user_name;
 
 use super::Wrong;
 use super::doors::{Answer, Doors};
@@ -100,6 +101,7 @@ impl<'a> Player<'a> {
             checkpoint: String::new(),
         };
         player.names.insert("start".into(), jiff::Timestamp::now().to_string());
+        player.names.insert("user".into(), user_name(rustix::process::geteuid().as_raw()));
         for agent in &story.setup.agents {
             player.ask(&json!({ "op": "agent_add", "name": agent, "owner": "anna" }), "done")?;
             let token = json!({ "op": "token_new", "agent": agent, "on_behalf_of": null, "lifetime_seconds": 3_600 });
