@@ -395,10 +395,11 @@ impl Inner {
             }
         };
         let mut live = live.happen(self.now(), Event::Intended)?;
-        let Some(staged) = live.staged.take() else {
+        let Some(mut staged) = live.staged.take() else {
             return Err(Refusal::new(Code::Failed, "a commit without staged work"));
         };
-        live.blobs.extend(staged.artifacts.iter().map(|a| (a.hash, a.bytes.clone())));
+        // The domain needs them no more: its recipe names them by hash.
+        live.blobs.extend(std::mem::take(&mut staged.artifacts).into_iter().map(|a| (a.hash, a.bytes)));
         fail::fail_point!("before-intent", |_| turnback_journal::crash());
         // INTENT-FIRST: nothing leaves before this returns.
         if let Err(refusal) = self.write(&mut live).await {
