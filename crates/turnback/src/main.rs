@@ -56,6 +56,9 @@ enum Color {
 }
 
 fn main() -> ExitCode {
+    // Points named in FAILPOINTS are live as long as this is held.
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

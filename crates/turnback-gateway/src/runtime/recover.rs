@@ -16,14 +16,12 @@ use turnback_journal::RowFilter;
 use super::drive::Live;
 use super::{Inner, lock};
 
-/// States whose staged leftovers may go: nothing of them was ever done.
-const WITHOUT_EFFECT: &[&str] =
-    &["denied", "refused", "rejected", "expired", "measured_only", "abandoned", "parked", "released"];
-
 /// Resolves every run that was under way, sweeps what staging left behind, restores budgets.
 pub(super) async fn recover(inner: &Arc<Inner>) -> Result<(), Refusal> {
     restore_budgets(inner)?;
     restore_joinable(inner)?;
+    // First, because what was approved is staged again under the same name.
+    sweep(inner)?;
     let open = inner.journal.rows(&RowFilter { open: true, ..RowFilter::default() }).map_err(Refusal::from)?;
     // Oldest first, so that a run is resolved before an undo of it is.
     for row in open.into_iter().rev().filter(|row| row.state != "parked") {
@@ -39,16 +37,20 @@ pub(super) async fn recover(inner: &Arc<Inner>) -> Result<(), Refusal> {
             Err(refusal) => tracing::error!(run = %row.run, was = state, %refusal, "could not be resolved"),
         }
     }
-    for bound in inner.resources.values() {
-        let alive = |id| match inner.journal.row(id) {
-            Ok(Some(row)) => !WITHOUT_EFFECT.contains(&row.state.as_str()),
-            Ok(None) => false,
-            // Unknown is kept: a pre-image thrown away cannot be brought back.
-            Err(_) => true,
-        };
-        bound.resource.domain.sweep(&alive)?;
-    }
-    Ok(())
+    // Again, because a probe may have found that what was intended never happened.
+    sweep(inner)
+}
+
+/// Removes what was staged by runs of which nothing was ever done. Only while nothing is staged.
+fn sweep(inner: &Inner) -> Result<(), Refusal> {
+    let alive = |id| match inner.journal.row(id) {
+        // Set from the intent on, for as long as the effect is not known to be absent.
+        Ok(Some(row)) => row.committed.is_some(),
+        Ok(None) => false,
+        // Unknown is kept: a pre-image thrown away cannot be brought back.
+        Err(_) => true,
+    };
+    inner.resources.values().try_for_each(|bound| bound.resource.domain.sweep(&alive))
 }
 
 fn restore_budgets(inner: &Inner) -> Result<(), Refusal> {
