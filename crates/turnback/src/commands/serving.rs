@@ -26,18 +26,17 @@ pub(super) fn log() {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
 }
 
-/// Ends at Ctrl-C and at SIGTERM.
-pub(super) async fn told_to_stop() {
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
+/// Listens for Ctrl-C and SIGTERM from now on, and ends at the first of them. Called before anything is
+/// served, so that whoever was answered once can also stop the gateway in order.
+pub(super) fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        // Without a handler SIGTERM ends the process by itself; nothing acknowledged is lost then.
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
+    })
 }
 
 /// Why a node did not start, for people.

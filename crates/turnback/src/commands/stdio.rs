@@ -68,6 +68,7 @@ async fn relay(stream: UnixStream) -> std::io::Result<()> {
 
 /// Serves the client from this process; operators find the same socket as always.
 async fn serve(config: &Config) -> Result<(), Failure> {
+    let stop = serving::told_to_stop()?;
     let settings = node::settings(config, "stdio:".into(), system_clock()).map_err(serving::not_started)?;
     let runtime = Runtime::open(settings).await?;
     let caller = runtime.stdio_caller()?;
@@ -76,7 +77,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
     let client = mcp::serve_stdio(Arc::new(runtime.clone()), caller, stdin(), stdout(), options.clone());
     let served = tokio::select! {
         served = client => served,
-        served = operator::serve(operators, runtime.clone(), options, serving::told_to_stop()) => served,
+        served = operator::serve(operators, runtime.clone(), options, stop) => served,
     };
     runtime.close().await?;
     Ok(served?)

@@ -51,15 +51,14 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
 fn serve(context: &Context, config: &Config) -> Result<Exit, Failure> {
     serving::log();
     serving::run(async {
+        let stop = serving::told_to_stop()?;
         let node = Node::start(config).await.map_err(serving::not_started)?;
         let url = node.url.clone();
         std::thread::scope(|scope| {
             // The greeting asks through the operators' door like any other operator, so that door has
             // to be served meanwhile.
             let greeting = scope.spawn(|| greet(context, &Door::open(config.socket()), config, &url));
-            let served = tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(node.serve(serving::told_to_stop()))
-            });
+            let served = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(node.serve(stop)));
             match greeting.join() {
                 Ok(Err(failure)) => served.map_err(Failure::from).and(Err(failure)),
                 _ => served.map(|()| Exit::Fine).map_err(Failure::from),
