@@ -154,9 +154,10 @@ pub struct Node {
     pub runtime: Runtime,
     /// Where agents connect: `http://127.0.0.1:7423/mcp`.
     pub url: String,
+    /// The limits of the agents' door.
+    pub options: McpOptions,
     agents: TcpListener,
     operators: tokio::net::UnixListener,
-    options: McpOptions,
 }
 
 impl Node {

@@ -357,3 +357,15 @@ async fn what_is_not_done_costs_no_budget() {
     done(node.sql("delete from orders where id in (10, 11, 12, 13)").await);
     assert!(refused(node.sql("delete from orders where id = 14").await).0.message.contains("budget"));
 }
+
+#[tokio::test]
+async fn a_lost_journal_does_not_take_the_pre_images_along() {
+    let place = Place::with(&CONFIG.replace("root = \"work\"", "root = \"work\"\nslots = \"slots\""));
+    let node = place.start().await;
+    done(node.call("work__delete", json!({ "path": "a.txt" })).await);
+    node.stop().await;
+    std::fs::remove_dir_all(place.path("state")).unwrap();
+    place.start().await.stop().await;
+    let kept = support::tree(&place.path("slots"));
+    assert!(kept.iter().any(|(_, content)| content.as_deref() == Some(b"one\n")), "{kept:?}");
+}

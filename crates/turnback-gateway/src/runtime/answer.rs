@@ -20,7 +20,7 @@ pub(super) fn refused(run: Option<RunId>, refusal: Refusal) -> Answer {
 }
 
 /// The answer to a run that is over or waits for nothing the caller could wait for.
-pub(super) fn of(run: &Run, reading: Option<Reading>, _url: &str) -> Answer {
+pub(super) fn of(run: &Run, reading: Option<Reading>) -> Answer {
     let id = run.id;
     let no = |refusal, details| Answer::Refused { run: Some(id), refusal, details };
     match &run.state {

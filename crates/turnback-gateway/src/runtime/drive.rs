@@ -125,7 +125,7 @@ impl Inner {
             Ok(mut live) => match (&live.run.state, live.rolled_back.take()) {
                 (State::Parked(_), _) => self.pending(&live.run),
                 (_, Some(how)) => answer::diverged(&live.run, &how),
-                _ => answer::of(&live.run, live.reading.take(), &self.settings.url),
+                _ => answer::of(&live.run, live.reading.take()),
             },
             Err(refusal) => {
                 self.wake(id);
@@ -495,7 +495,7 @@ impl Inner {
     /// What a caller of a parked run is told.
     pub(super) fn pending(&self, run: &Run) -> Answer {
         let State::Parked(parked) = &run.state else {
-            return answer::of(run, None, &self.settings.url);
+            return answer::of(run, None);
         };
         Answer::Pending(Pending {
             run: run.id,

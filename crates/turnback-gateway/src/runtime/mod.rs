@@ -86,7 +86,8 @@ impl Runtime {
     /// A [`Refusal`] that names the file or resource at fault.
     pub async fn open(mut settings: Settings) -> Result<Self, Refusal> {
         let options = turnback_journal::Options { checkpoint_every: settings.checkpoint_every, ..Default::default() };
-        let journal = Journal::open(&settings.state, options).map_err(Refusal::from)?.journal;
+        let opened = Journal::open(&settings.state, options).map_err(Refusal::from)?;
+        let (journal, fresh) = (opened.journal, opened.fresh);
         let board = board::Board::load(&journal, settings.freezes.clone()).map_err(Refusal::from)?;
         let tools = tools_of(&settings.resources)
             .map_err(|e| Refusal::new(Code::BadInput, e.to_string()))?
@@ -116,7 +117,7 @@ impl Runtime {
         let config = inner.settings.config_digest;
         let policy = inner.settings.policy.digest();
         inner.append(vec![(Body::Opened { program }, None), (Body::ConfigActive { config, policy }, None)]).await?;
-        recover::recover(&inner).await?;
+        recover::recover(&inner, fresh).await?;
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
             // Silence is a no: questions are looked at every second.
@@ -140,10 +141,10 @@ impl Runtime {
         blocking(move || journal.close()).await
     }
 
-    /// The agent configured to speak over stdio.
+    /// The agent configured to speak over stdio. Whether it is registered is asked by the gates, at every call.
     ///
     /// # Errors
-    /// When none is configured or it is not registered.
+    /// When none is configured.
     pub fn stdio_caller(&self) -> Result<Caller, Refusal> {
         let agent = self.0.settings.stdio_agent.clone().ok_or_else(|| {
             Refusal::new(Code::Unauthenticated, "no agent is configured for stdio")
@@ -392,7 +393,7 @@ impl Inner {
 
     /// Tells the caller of a parked run how it ended, and remembers that it was told.
     async fn deliver(&self, run: run::Run) -> Answer {
-        let told = answer::of(&run, None, &self.settings.url);
+        let told = answer::of(&run, None);
         if run.undelivered {
             let digest = run.contract.digest();
             let id = run.id;

@@ -17,7 +17,13 @@ use super::drive::Live;
 use super::{Inner, lock};
 
 /// Resolves every run that was under way, sweeps what staging left behind, restores budgets.
-pub(super) async fn recover(inner: &Arc<Inner>) -> Result<(), Refusal> {
+///
+/// With a `fresh` journal nothing is swept: what lies in the slots then belongs to a journal that is gone,
+/// and may be the only copy of what an agent deleted.
+pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refusal> {
+    if fresh {
+        return Ok(());
+    }
     restore_budgets(inner)?;
     restore_joinable(inner)?;
     // First, because what was approved is staged again under the same name.

@@ -10,10 +10,9 @@ use tokio::io::{AsyncWriteExt as _, copy, stdin, stdout};
 use tokio::net::UnixStream;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_gateway::config::Config;
-use turnback_gateway::mcp::{self, McpOptions};
-use turnback_gateway::node::{self, system_clock};
+use turnback_gateway::mcp;
+use turnback_gateway::node::Node;
 use turnback_gateway::operator;
-use turnback_gateway::runtime::Runtime;
 
 use super::serving;
 use crate::client::Door;
@@ -66,19 +65,21 @@ async fn relay(stream: UnixStream) -> std::io::Result<()> {
     }
 }
 
-/// Serves the client from this process; operators find the same socket as always.
+/// Becomes the gateway, both doors open as always, until the client hangs up.
 async fn serve(config: &Config) -> Result<(), Failure> {
     let stop = serving::told_to_stop()?;
-    let settings = node::settings(config, "stdio:".into(), system_clock()).map_err(serving::not_started)?;
-    let runtime = Runtime::open(settings).await?;
-    let caller = runtime.stdio_caller()?;
-    let options = McpOptions { hold: config.listen.hold, ..McpOptions::default() };
-    let operators = operator::listen(&config.state)?;
-    let client = mcp::serve_stdio(Arc::new(runtime.clone()), caller, stdin(), stdout(), options.clone());
-    let served = tokio::select! {
-        served = client => served,
-        served = operator::serve(operators, runtime.clone(), options, stop) => served,
+    let node = Node::start(config).await.map_err(serving::not_started)?;
+    let caller = node.runtime.stdio_caller()?;
+    let client = mcp::serve_stdio(Arc::new(node.runtime.clone()), caller, stdin(), stdout(), node.options.clone());
+    let over = async {
+        tokio::select! {
+            served = client => {
+                if let Err(error) = served {
+                    tracing::warn!(%error, "the client's pipe broke");
+                }
+            }
+            () = stop => {}
+        }
     };
-    runtime.close().await?;
-    Ok(served?)
+    Ok(node.serve(over).await?)
 }
