@@ -343,7 +343,7 @@ pub struct Called {
 }
 
 impl Agent {
-    fn connect(url: &str, token: &str) -> Result<Self, Dead> {
+    pub fn connect(url: &str, token: &str) -> Result<Self, Dead> {
         let http = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
         let headers = HashMap::from([
             ("Authorization", format!("Bearer {token}")),
