@@ -36,6 +36,8 @@ enum Token {
     Word(String, String),
     /// A quoted identifier.
     Name(String),
+    /// Between single quotes: a value, but SQLite takes it for a name where only a name fits.
+    Text(String),
     Open,
     Close,
     End,
@@ -51,7 +53,11 @@ pub(super) fn classify(sql: &str) -> Result<Statement, Refusal> {
     let tokens = tokens(sql);
     // The body of a trigger or view is compiled when it is used, perhaps on somebody else's connection.
     let ours = |t: &Token| matches!(t, Token::Word(name, _) | Token::Name(name) if is_own(name));
-    if tokens.iter().any(ours) {
+    // A schema statement may write a name as a string, and what it makes is compiled later: by then it
+    // would be too late to ask whether it was meant as one.
+    let schema = matches!(tokens.first(), Some(Token::Word(w, _)) if ["create", "alter", "drop"].contains(&w.as_str()));
+    let quoted = |t: &Token| schema && matches!(t, Token::Text(name) if is_own(name));
+    if tokens.iter().any(|t| ours(t) || quoted(t)) {
         return Err(refuse(Code::Unsupported, "names beginning with `_turnback` are Turnback's own".into()));
     }
     let words: Vec<&str> =
@@ -65,7 +71,7 @@ pub(super) fn classify(sql: &str) -> Result<Statement, Refusal> {
         }
         let name = |t: Option<&Token>| match t {
             Some(Token::Word(_, written)) => Some(written.clone()),
-            Some(Token::Name(name)) => Some(name.clone()),
+            Some(Token::Name(name) | Token::Text(name)) => Some(name.clone()),
             _ => None,
         };
         match (name(tokens.get(at)), tokens.get(at + 1), name(tokens.get(at + 2))) {
@@ -162,7 +168,7 @@ fn tokens(sql: &str) -> Vec<Token> {
                     text.push(inner);
                 }
                 let text = String::from_utf8_lossy(&text).into_owned();
-                tokens.push(if byte == b'\'' { Token::Other } else { Token::Name(text) });
+                tokens.push(if byte == b'\'' { Token::Text(text) } else { Token::Name(text) });
             }
             b'(' | b')' | b';' => {
                 tokens.push(match byte {
@@ -206,6 +212,8 @@ mod tests {
             ("WITH d(delete_me) AS (VALUES(1)) SELECT * FROM d", "select", ""),
             ("drop table if exists orders", "drop_table", "orders"),
             ("create unique index i on t(a)", "create_index", "i"),
+            ("insert into notes values ('_turnback')", "insert", "notes"),
+            ("delete from 'orders'", "delete", "orders"),
             ("ALTER TABLE t ADD COLUMN x", "alter_table", "t"),
         ] {
             let found = classify(sql).unwrap();
@@ -227,6 +235,9 @@ mod tests {
             "savepoint a",
             "select\0 1",
             "grant all",
+            "alter table t rename to '_turnback_marks'",
+            "create trigger g after insert on t begin delete from '_TurnBack_marks'; end",
+            "create table t (a references '_turnback_marks')",
         ] {
             assert!(classify(sql).is_err(), "{sql:?}");
         }
