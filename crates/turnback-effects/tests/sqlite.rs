@@ -269,6 +269,35 @@ fn undo_of_an_update_concerns_only_its_columns() {
 }
 
 #[test]
+fn undo_never_takes_another_row_for_one_without_a_key() {
+    const NOTES: &str =
+        "CREATE TABLE notes (who, state); INSERT INTO notes VALUES ('a', 'open'), ('b', 'open'), ('c', 'shut');";
+    for (update, human) in [
+        // A freed row number is given out again.
+        (
+            "UPDATE notes SET state = 'late' WHERE who = 'c'",
+            "DELETE FROM notes WHERE who = 'c'; INSERT INTO notes VALUES ('new', 'late')",
+        ),
+        // Row numbers are handed round.
+        ("UPDATE notes SET state = 'shut' WHERE who = 'b'", "DELETE FROM notes WHERE who = 'a'; VACUUM"),
+    ] {
+        let (db, blobs) = (Db::new(NOTES), Blobs::default());
+        let run = done(&db.domain(), &blobs, &execute(update));
+        db.human(human);
+        let before = db.look();
+        let found = conflicts(&db.domain(), &blobs, &[run]);
+        assert!(found[0].place.starts_with("notes ") && found[0].why.starts_with("changed since"), "{found:?}");
+        assert_eq!(db.look(), before);
+    }
+    let (db, blobs) = (Db::new(NOTES), Blobs::default());
+    let before = db.look();
+    let first = done(&db.domain(), &blobs, &execute("UPDATE notes SET state = 'late'"));
+    let second = done(&db.domain(), &blobs, &execute("UPDATE notes SET who = who || 'x'"));
+    undo(&db.domain(), &blobs, &[first, second]);
+    assert_eq!(db.look(), before);
+}
+
+#[test]
 fn undo_never_takes_a_humans_child_row_along() {
     let (db, blobs) = (Db::new(SHOP), Blobs::default());
     let run = done(&db.domain(), &blobs, &execute("INSERT INTO customers (id, name) VALUES (17, 'Gil')"));

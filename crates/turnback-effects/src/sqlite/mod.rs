@@ -12,6 +12,7 @@
 //! | `shape.rs` | a schema change from both sides: objects, pre-images |
 //! | `proof.rs` | whether anything can have changed unseen; whether the inverse restores |
 //! | `way_back.rs` | the inverse and every reason why it cannot be applied |
+//! | `whole.rs` | whether a row of a table without a key is still the same row |
 //! | `undo.rs` | inverses of recorded runs as one more action to be staged |
 //! | `recipe.rs` | what a commit does, written down; digests, places, counts |
 //! | `read.rs`, `look.rs` | the read tools; probe, observe, diff |
@@ -35,6 +36,7 @@ mod stage;
 mod statement;
 mod undo;
 mod way_back;
+mod whole;
 
 use std::path::Path;
 use std::sync::Arc;

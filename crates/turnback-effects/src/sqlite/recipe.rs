@@ -22,6 +22,10 @@ use super::session::{Change, Changeset, Op};
 pub(super) struct Recipe {
     /// Row changes, as an artifact in SQLite's changeset format.
     pub(super) changeset: Option<Sha256>,
+    /// What every updated row of a table without a key holds as a whole afterwards, as an artifact: its
+    /// row number alone does not say that it is still the same row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) whole: Option<Sha256>,
     /// The tables whose rows change.
     pub(super) tables: BTreeMap<String, Touched>,
     /// What happens to the schema.

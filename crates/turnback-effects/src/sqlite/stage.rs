@@ -27,6 +27,7 @@ use super::proof::{Weak, prove, weakness, witness};
 use super::recipe::{Recipe, Tally, Touched, object_place, summary};
 use super::session::{Session, foreign_keys_violated};
 use super::shape::{Shape, rehearse};
+use super::whole;
 use crate::{Artifact, Bounds, Held, Progress, Staged, UndoRefused};
 use turnback_core::effect::Effect;
 
@@ -115,7 +116,7 @@ pub(super) fn stage(
     let changes = c.total_changes().saturating_sub(changes_before);
 
     // What was done, written down.
-    let mut recipe = Recipe { changeset: None, tables: BTreeMap::new(), schema: None };
+    let mut recipe = Recipe { changeset: None, whole: None, tables: BTreeMap::new(), schema: None };
     let mut written = BTreeSet::new();
     changeset
         .each(|change| {
@@ -137,6 +138,12 @@ pub(super) fn stage(
         let artifact = Artifact::new(changeset.bytes().to_vec());
         recipe.changeset = Some(artifact.hash);
         artifacts.insert(artifact.hash, artifact.bytes);
+        let whole = whole::written(c, &changeset, bounds.snapshot_bytes)?;
+        if !whole.is_empty() {
+            let artifact = Artifact::new(whole);
+            recipe.whole = Some(artifact.hash);
+            artifacts.insert(artifact.hash, artifact.bytes);
+        }
     }
     if let Some(shape) = &mut shape {
         shape.after(c, bounds)?;

@@ -16,6 +16,7 @@ use super::cell::Cell;
 use super::connection::failure;
 use super::recipe::{Recipe, SchemaChange, object_place, place};
 use super::session::{Changeset, Clash, ClashKind, Op};
+use super::whole;
 
 /// Reads a blob by its hash.
 pub(super) type Load<'a> = &'a dyn Fn(&Sha256) -> Result<Vec<u8>, Refusal>;
@@ -57,6 +58,12 @@ pub(super) fn reverse(c: &Connection, recipe: &Recipe, load: Load<'_>) -> Result
         reverse_schema(c, schema, load)?;
     }
     let mut reversed = Reversed::default();
+    if let Some(hash) = &recipe.whole {
+        reversed.conflicts = whole::conflicts(c, &load(hash)?)?;
+        if !reversed.conflicts.is_empty() {
+            return Ok(reversed);
+        }
+    }
     if let Some(hash) = &recipe.changeset {
         let inverse = Changeset::from_bytes(load(hash)?).inverted().map_err(|e| failure(&e))?;
         inverse
