@@ -144,6 +144,15 @@ pub(super) fn run(
             answer.cut += 1;
             continue;
         }
+        // A row that cannot be answered with is not copied either: one value may be a quarter of a gigabyte.
+        let mut raw = 0_u64;
+        for at in 0..width {
+            raw += row.get_ref(at)?.as_bytes_or_null().ok().flatten().map_or(0, |bytes| bytes.len() as u64);
+        }
+        if raw > bounds.read_bytes {
+            answer.cut += 1;
+            continue;
+        }
         let mut cells = Vec::with_capacity(width);
         for at in 0..width {
             cells.push(Cell::of(row.get_ref(at)?).json());
