@@ -220,6 +220,28 @@ fn the_effect_is_measured_in_numbers() {
 }
 
 #[test]
+fn what_cannot_be_listed_is_counted_all_the_same() {
+    let db = Db::new(
+        "CREATE TABLE tags (name TEXT PRIMARY KEY, n INTEGER); CREATE VIRTUAL TABLE words USING fts5(body);
+         INSERT INTO tags VALUES (NULL, 1), (NULL, 2), ('a', 3);",
+    );
+    let domain = db.domain();
+    let effect = |sql: &str| stage(&domain, new_run(), &execute(sql)).unwrap().effect;
+    for (sql, rows, words) in [
+        ("INSERT INTO tags VALUES (NULL, 5)", 1, "changes 1 rows of `tags` that cannot be listed"),
+        ("DELETE FROM tags", 3, "deletes 1 row of `tags`; changes 2 rows of `tags` that cannot be listed"),
+    ] {
+        let effect = effect(sql);
+        assert_eq!((effect.blast.rows_total(), effect.summary.as_str()), (rows, words), "{sql}");
+    }
+    let words = effect("INSERT INTO words VALUES ('hello')");
+    assert!(words.blast.rows_total() > 0 && words.summary.contains("of `words` that cannot be listed"), "{words:?}");
+    // What a person approved names how many there were.
+    assert_ne!(effect("DELETE FROM tags WHERE n = 1").digest, effect("DELETE FROM tags WHERE n < 3").digest);
+    assert_eq!(effect("DELETE FROM tags WHERE n = 9").summary, "changes nothing");
+}
+
+#[test]
 fn dropping_a_parent_measures_the_cascade() {
     let db = Db::new(SHOP);
     let staged = stage(&db.domain(), new_run(), &execute("DROP TABLE customers")).unwrap();

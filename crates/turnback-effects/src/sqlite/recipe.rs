@@ -246,6 +246,16 @@ impl Tally {
         Ok(tally)
     }
 
+    /// Adds changes SQLite counted and the changeset does not hold: rows with NULL in their key, rows of
+    /// virtual tables. They count as updates, and another number of them is another effect.
+    pub(super) fn unlisted(&mut self, table: &str, rows: u64) {
+        self.blast.rows.entry(table.to_owned()).or_default().updated += rows;
+        for name in [&mut self.digest, &mut self.places] {
+            let parts = [name.0.as_bytes().as_slice(), table.as_bytes(), &rows.to_be_bytes()];
+            *name = EffectDigest(Sha256::of_parts("turnback sqlite effect with unlisted rows v1", parts));
+        }
+    }
+
     fn note(&mut self, touch: impl FnOnce() -> Touch) {
         if self.touches.len() < Footprint::LISTED {
             self.touches.push(touch());

@@ -19,11 +19,12 @@ use turnback_core::names::{ResourceName, RunId};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Completeness, Footprint, InverseStep, Level, RollbackPlan, Snapshot};
 use turnback_core::run::Outcome;
+use turnback_core::text::visible;
 
 use super::MARKS;
 use super::catalog::{self, Table, TableKind};
 use super::connection::{Lease, Reported, Slot, Use, failure, is_volatile_text, own};
-use super::proof::{Weak, prove, weakness, witness};
+use super::proof::{Weak, null_key, prove, weakness, witness};
 use super::recipe::{Recipe, Tally, Touched, object_place, summary};
 use super::session::{Session, foreign_keys_violated};
 use super::shape::{Shape, rehearse};
@@ -152,7 +153,7 @@ pub(super) fn stage(
         return Err(Refusal::new(Code::Unsupported, "the statement changed the schema without saying so").into());
     }
 
-    let tally = Tally::of(&changeset, &recipe)?;
+    let mut tally = Tally::of(&changeset, &recipe)?;
     let rows = tally.blast.rows_total();
     let reported = performed.reported.clone().unwrap_or_default();
     let mut doubts = Vec::new();
@@ -187,7 +188,15 @@ pub(super) fn stage(
         .collect();
     describe(&mut plan, c, &recipe, &written, &reported, &tables)?;
 
-    let line = summary(&tally.blast, &tally.indirect, recipe.schema.as_ref());
+    let mut line = summary(&tally.blast, &tally.indirect, recipe.schema.as_ref());
+    if recipe.schema.is_none()
+        && changes > rows
+        && let Some(table) = unlistable(c, &expected, &reported, &tables, &weak)?
+    {
+        tally.unlisted(&table, changes - rows);
+        let more = format!("changes {} rows of `{}` that cannot be listed", changes - rows, visible(&table));
+        line = if rows == 0 { more } else { format!("{line}; {more}") };
+    }
     let line = format!("{}{line}", action.prefix());
     let mut reply = performed.reply;
     if let Value::Object(map) = &mut reply {
@@ -200,6 +209,29 @@ pub(super) fn stage(
     let held = Box::new(Open { run: run.to_string(), effect: effect.digest.to_string(), lease });
     let artifacts = artifacts.into_iter().map(|(hash, bytes)| Artifact { hash, bytes }).collect();
     Ok(Staged { effect, plan, recipe: value, artifacts, held })
+}
+
+/// A table whose changed rows the changeset need not hold, if the statement may write one.
+fn unlistable(
+    c: &Connection,
+    expected: &BTreeSet<String>,
+    reported: &Reported,
+    tables: &BTreeMap<String, Table>,
+    weak: &BTreeMap<String, Weak>,
+) -> Result<Option<String>, Refusal> {
+    for name in expected.union(&reported.written) {
+        let found = match tables.get(name) {
+            Some(table) if table.kind == TableKind::Virtual => true,
+            Some(table) if table.kind == TableKind::Ordinary => {
+                weak.contains_key(name) || null_key(c, table, &own(catalog::columns(c, name))?)?
+            }
+            _ => false,
+        };
+        if found {
+            return Ok(Some(name.clone()));
+        }
+    }
+    Ok(None)
 }
 
 fn too_large(bounds: &Bounds) -> Refusal {
