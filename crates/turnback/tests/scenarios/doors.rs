@@ -9,15 +9,32 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use turnback_core::refusal::Refusal;
+use turnback_core::refusal::{Code, Refusal};
 use turnback_gateway::config::Config;
-use turnback_gateway::node::Node;
+use turnback_gateway::node::{Node, NotStarted};
 
 use super::Wrong;
 use super::place::Place;
 
 /// Far above anything that is under way and not stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why no node serves.
+pub(crate) enum NotOpen {
+    /// It says so itself.
+    Refused(Refusal),
+    /// The story is wrong, or the machine.
+    Wrong(Wrong),
+}
+
+impl From<NotOpen> for Wrong {
+    fn from(not: NotOpen) -> Self {
+        match not {
+            NotOpen::Refused(refusal) => format!("the node does not start: {refusal}"),
+            NotOpen::Wrong(wrong) => wrong,
+        }
+    }
+}
 
 /// A node that serves in this process, on doors like everybody's.
 pub(crate) struct Doors {
@@ -29,14 +46,19 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    pub(crate) fn open(place: &Place) -> Result<Self, Wrong> {
-        let config = Config::load(&place.path("turnback.toml")).map_err(|e| format!("the configuration: {e}"))?;
+    /// Starts a node.
+    pub(crate) fn open(place: &Place) -> Result<Self, NotOpen> {
+        let config = Config::load(&place.own("turnback.toml"))
+            .map_err(|e| NotOpen::Refused(Refusal::new(Code::BadInput, e.to_string())))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
-            .map_err(|e| e.to_string())?;
-        let node = runtime.block_on(Node::start(&config)).map_err(|e| format!("the node does not start: {e:?}"))?;
+            .map_err(|e| NotOpen::Wrong(e.to_string()))?;
+        let node = runtime.block_on(Node::start(&config)).map_err(|e| match e {
+            NotStarted::Refused(refusal) => NotOpen::Refused(refusal),
+            NotStarted::Policy(errors) => NotOpen::Wrong(format!("the policy: {errors:?}")),
+        })?;
         let address = node.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
         let (stop, stopped) = oneshot::channel();
         let served = runtime.spawn(node.serve(async {

@@ -37,13 +37,24 @@ pub(crate) struct Setup {
     pub(crate) config: String,
     /// Cedar policies besides the one that permits everything.
     pub(crate) policy: String,
+    /// Mebibytes of a file system of its own on which everything agents act on stands. Needs the right to
+    /// mount; where that is missing the story is reported as ignored.
+    pub(crate) small_disk: Option<u32>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let text = String::new;
         let agents = vec!["coder".into()];
-        Self { mode: "enforce".into(), agents, db: text(), work: text(), config: text(), policy: text() }
+        Self {
+            mode: "enforce".into(),
+            agents,
+            db: text(),
+            work: text(),
+            config: text(),
+            policy: text(),
+            small_disk: None,
+        }
     }
 }
 
@@ -67,8 +78,18 @@ pub(crate) struct Hand {
     /// Character devices (`/dev/null`'s numbers); only root can make them, for others nothing is there.
     pub(crate) devices: Vec<String>,
     pub(crate) sql: String,
+    /// Files that take all space that is left on their disk, to the last byte.
+    pub(crate) fill_disk: Vec<String>,
     /// What happens to everything Turnback keeps for its ways back: `delete` or `alter`.
     pub(crate) pre_images: Option<Harm>,
+    /// Puts a copy of the journal aside under a name. Only while the node is stopped, like all of these.
+    pub(crate) keep_journal: Option<String>,
+    /// Puts a copy back, as somebody does who restores a backup.
+    pub(crate) put_journal: Option<String>,
+    /// A statement run in the journal's database.
+    pub(crate) journal_sql: String,
+    /// The journal's file is cut to half its length.
+    pub(crate) cut_journal: bool,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -78,7 +99,7 @@ pub(crate) enum Harm {
     Alter,
 }
 
-/// One step: exactly one of `call`, `http`, `operator`, `by_hand` alone, `restart`, `wait`.
+/// One step: exactly one of `call`, `http`, `operator`, `by_hand` alone, `restart`, `start_another`, `wait`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Step {
@@ -105,6 +126,8 @@ pub(crate) struct Step {
     pub(crate) by_hand: Option<Hand>,
     /// Stops the node in order and starts it again. `by_hand` happens in between.
     pub(crate) restart: bool,
+    /// Starts a second node on the same configuration beside the first.
+    pub(crate) start_another: bool,
     /// With `restart`: new lines at the end of the configuration instead of the old ones.
     pub(crate) config: Option<String>,
     /// Milliseconds.
@@ -122,7 +145,8 @@ pub(crate) struct Step {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Expect {
-    /// `done`, `refused`, `pending`, `error` for agents; the reply's word for operators.
+    /// `done`, `refused`, `pending`, `error` for agents; the reply's word for operators; `not_started` for
+    /// a node that must not start.
     pub(crate) outcome: String,
     /// HTTP status; 200 when it is not said.
     pub(crate) status: Option<u16>,

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
@@ -32,6 +34,38 @@ const FILES: [(&str, &str); 5] = [
 
 pub(crate) struct Place {
     dir: tempfile::TempDir,
+    /// Where everything agents act on stands: the folder itself, or a file system of its own.
+    base: PathBuf,
+    mounted: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.mounted {
+            // Left mounted it only costs memory; the folder then stays as well.
+            let _ = Command::new("umount").arg("-l").arg(&self.base).status();
+        }
+    }
+}
+
+/// Whether this process may mount a file system.
+pub(crate) fn may_mount() -> bool {
+    let Ok(dir) = tempfile::tempdir() else { return false };
+    let may = mount(dir.path(), 1).is_ok();
+    if may {
+        let _ = Command::new("umount").arg(dir.path()).status();
+    }
+    may
+}
+
+fn mount(at: &Path, mebibytes: u32) -> Result<(), Wrong> {
+    let size = format!("size={mebibytes}m");
+    let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+    match done {
+        Ok(out) if out.status.success() => Ok(()),
+        Ok(out) => Err(format!("mount: {}", String::from_utf8_lossy(&out.stderr))),
+        Err(e) => Err(format!("mount: {e}")),
+    }
 }
 
 /// Everything there is, by path and table: what it looks like in one line each.
@@ -39,20 +73,29 @@ pub(crate) type Picture = BTreeMap<String, String>;
 
 impl Place {
     pub(crate) fn make(setup: &Setup, more: &Hand) -> Result<Self, Wrong> {
-        let place = Self { dir: tempfile::tempdir().map_err(|e| e.to_string())? };
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let mut place = Self { base: dir.path().to_owned(), dir, mounted: false };
+        if let Some(mebibytes) = setup.small_disk {
+            place.base = place.own("disk");
+            fs::create_dir(&place.base).map_err(|e| named(&place.base, &e))?;
+            mount(&place.base, mebibytes)?;
+            place.mounted = true;
+        }
         place.db()?.execute_batch(SCHEMA).map_err(|e| e.to_string())?;
         for (path, content) in FILES {
-            place.write(path, content.as_bytes())?;
+            write(&place.path(path), content.as_bytes())?;
         }
         place.by_hand(more).map_err(|e| format!("the world before: {e}"))?;
-        place.write("policies/a.cedar", b"@id(\"all\") permit (principal, action, resource);\n")?;
-        place.write("policies/b.cedar", setup.policy.as_bytes())?;
+        write(&place.own("policies/a.cedar"), b"@id(\"all\") permit (principal, action, resource);\n")?;
+        write(&place.own("policies/b.cedar"), setup.policy.as_bytes())?;
         place.configure(setup, &setup.config)?;
         Ok(place)
     }
 
     pub(crate) fn configure(&self, setup: &Setup, more: &str) -> Result<(), Wrong> {
         let Setup { mode, db, work, .. } = setup;
+        // Pre-images are kept by rename, so they stand on the same file system.
+        let (base, slots) = if self.mounted { ("disk/", "slots = \"disk/slots\"") } else { ("", "") };
         let text = format!(
             r#"state = "state"
 [environments.test]
@@ -64,28 +107,29 @@ address = "127.0.0.1:0"
 hold = "50ms"
 [resources.db]
 kind = "sqlite"
-path = "shop.db"
+path = "{base}shop.db"
 environment = "test"
 {db}
 [resources.work]
 kind = "files"
-root = "work"
+root = "{base}work"
 environment = "test"
 {work}
+{slots}
 {more}
 "#
         );
-        self.write("turnback.toml", text.as_bytes())
+        write(&self.own("turnback.toml"), text.as_bytes())
     }
 
-    pub(crate) fn path(&self, below: &str) -> PathBuf {
+    /// A path in the world agents act on.
+    fn path(&self, below: &str) -> PathBuf {
+        self.base.join(below)
+    }
+
+    /// A path of the operator's: configuration, policy, state.
+    pub(crate) fn own(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
-    }
-
-    fn write(&self, path: &str, content: &[u8]) -> Result<(), Wrong> {
-        let path = self.path(path);
-        let parent = path.parent().unwrap_or(&path);
-        fs::create_dir_all(parent).and_then(|()| fs::write(&path, content)).map_err(|e| named(&path, &e))
     }
 
     /// The database as somebody else opens it.
@@ -104,7 +148,48 @@ environment = "test"
         if !hand.sql.is_empty() {
             self.db()?.execute_batch(&hand.sql).map_err(|e| format!("sql: {e}"))?;
         }
-        hand.pre_images.map_or(Ok(()), |harm| self.harm(harm))
+        for path in &hand.fill_disk {
+            self.fill_disk(&self.path(path))?;
+        }
+        hand.pre_images.map_or(Ok(()), |harm| self.harm(harm))?;
+        self.journal(hand)
+    }
+
+    fn journal(&self, hand: &Hand) -> Result<(), Wrong> {
+        let path = self.own("state/journal.db");
+        let copy = |from: &Path, to: &Path| fs::copy(from, to).map(drop).map_err(|e| named(from, &e));
+        let kept = |name: &String| self.own(&format!("kept {name}"));
+        if let Some(name) = &hand.keep_journal {
+            copy(&path, &kept(name))?;
+        }
+        if let Some(name) = &hand.put_journal {
+            copy(&kept(name), &path)?;
+        }
+        if !hand.journal_sql.is_empty() {
+            let journal = Connection::open(&path).map_err(|e| e.to_string())?;
+            journal.execute_batch(&hand.journal_sql).map_err(|e| format!("journal.db: {e}"))?;
+        }
+        if hand.cut_journal {
+            let cut = || {
+                let file = fs::OpenOptions::new().write(true).open(&path)?;
+                file.set_len(file.metadata()?.len() / 2)
+            };
+            cut().map_err(|e| named(&path, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Writes until nothing more fits.
+    fn fill_disk(&self, path: &Path) -> Result<(), Wrong> {
+        if !self.mounted {
+            return Err("only a disk of the story's own is filled: small_disk".into());
+        }
+        let mut file = fs::File::create(path).map_err(|e| named(path, &e))?;
+        for size in [1 << 20, 1 << 12, 1] {
+            let block = vec![0; size];
+            while file.write_all(&block).is_ok() {}
+        }
+        Ok(())
     }
 
     fn edit(&self, hand: &Hand) -> Result<(), (PathBuf, std::io::Error)> {
@@ -165,7 +250,7 @@ environment = "test"
         let mut harmed = 0;
         let mut kept = Vec::new();
         for folder in ["state/slots", "state/vault"] {
-            regular_files(&self.path(folder), &mut kept);
+            regular_files(&self.own(folder), &mut kept);
         }
         for file in kept {
             let done = match harm {
@@ -179,7 +264,7 @@ environment = "test"
             Harm::Delete => "DELETE FROM blobs",
             Harm::Alter => "UPDATE blobs SET body = CAST(x'00' || body AS BLOB)",
         };
-        let journal = Connection::open(self.path("state/journal.db")).map_err(|e| e.to_string())?;
+        let journal = Connection::open(self.own("state/journal.db")).map_err(|e| e.to_string())?;
         harmed += journal.execute(sql, []).map_err(|e| format!("journal.db: {e}"))?;
         if harmed == 0 { Err("there was no pre-image to harm".into()) } else { Ok(()) }
     }
@@ -229,7 +314,7 @@ environment = "test"
         } else {
             format!("{mode:o}")
         };
-        let name = path.strip_prefix(self.dir.path()).unwrap_or(path).to_string_lossy().into_owned();
+        let name = path.strip_prefix(&self.base).unwrap_or(path).to_string_lossy().into_owned();
         picture.insert(name, line);
         if found.is_dir() {
             for entry in fs::read_dir(path)? {
@@ -295,6 +380,11 @@ pub(crate) fn same(before: &Picture, now: &Picture) -> Result<(), Wrong> {
 
 fn named(path: &Path, e: &std::io::Error) -> Wrong {
     format!("{}: {e}", path.display())
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<(), Wrong> {
+    let parent = path.parent().unwrap_or(path);
+    fs::create_dir_all(parent).and_then(|()| fs::write(path, content)).map_err(|e| named(path, &e))
 }
 
 fn regular_files(folder: &Path, found: &mut Vec<PathBuf>) {

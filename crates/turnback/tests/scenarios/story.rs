@@ -12,21 +12,25 @@ use serde_json::{Value, json};
 use turnback_gateway::runtime::user_name;
 
 use super::Wrong;
-use super::doors::{Answer, Doors};
+use super::doors::{Answer, Doors, NotOpen};
 use super::format::{Expect, Step, Story};
 use super::place::{self, Place};
 use super::record::Journal;
 
-pub(crate) fn play(file: &Path) -> Result<(), Wrong> {
+/// Reads a story.
+pub(crate) fn read(file: &Path) -> Result<Story, Wrong> {
     let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
-    let story: Story = toml::from_str(&text).map_err(|e| format!("cannot be read: {e}"))?;
+    toml::from_str(&text).map_err(|e| format!("cannot be read: {e}"))
+}
+
+pub(crate) fn play(story: &Story) -> Result<(), Wrong> {
     if !story.after.says_something() {
         return Err("[after] says nothing about the world".into());
     }
     let told = |wrong| format!("{} ({})\n  {wrong}", story.title, story.about);
     let place = Place::make(&story.setup, &story.world).map_err(told)?;
     let before = place.picture().map_err(told)?;
-    let mut player = Player::begin(&story, &place).map_err(told)?;
+    let mut player = Player::begin(story, &place).map_err(told)?;
     for (number, step) in story.steps.iter().enumerate() {
         for _ in 0..step.times.unwrap_or(1) {
             player.step(step).map_err(|e| told(format!("step {} ({}): {e}", number + 1, name(step))))?;
@@ -38,7 +42,7 @@ pub(crate) fn play(file: &Path) -> Result<(), Wrong> {
         }
     }
     place.check(&story.after, &before).map_err(|e| told(format!("the world after: {e}")))?;
-    player.end(&story).map_err(|e| told(format!("the record after: {e}")))
+    player.end(story).map_err(|e| told(format!("the record after: {e}")))
 }
 
 fn name(step: &Step) -> String {
@@ -48,6 +52,7 @@ fn name(step: &Step) -> String {
         (.., Some(Value::String(line))) => format!("operator {line}"),
         (.., Some(request)) => format!("operator {}", request["op"].as_str().unwrap_or("?")),
         _ if step.restart => "restart".into(),
+        _ if step.start_another => "start another".into(),
         _ => "by hand".into(),
     }
 }
@@ -163,11 +168,12 @@ impl<'a> Player<'a> {
 
     fn step(&mut self, step: &Step) -> Result<(), Wrong> {
         let asks = [step.call.is_some(), step.http.is_some(), step.operator.is_some()];
-        let acts = [step.by_hand.is_some() || step.restart, step.wait.is_some()];
+        let acts = [step.by_hand.is_some() || step.restart, step.start_another, step.wait.is_some()];
         if asks.iter().chain(&acts).filter(|on| **on).count() != 1 {
-            return Err("a step is one of call, http, operator, by_hand and restart, wait".into());
+            return Err("a step is one of call, http, operator, by_hand and restart, start_another, wait".into());
         }
-        if acts.contains(&true) != step.expect.outcome.is_empty() {
+        let starts = step.restart || step.start_another;
+        if !starts && acts.contains(&true) != step.expect.outcome.is_empty() {
             return Err("every request says which outcome it expects, and only requests do".into());
         }
         if let Some(wait) = step.wait {
@@ -181,7 +187,9 @@ impl<'a> Player<'a> {
         }
         if step.restart {
             self.place.configure(&self.story.setup, step.config.as_ref().unwrap_or(&self.story.setup.config))?;
-            self.doors = Some(Doors::open(self.place)?);
+        }
+        if starts {
+            return self.start(step);
         }
         let before = self.place.picture()?;
         if let Some(request) = &step.operator {
@@ -191,6 +199,23 @@ impl<'a> Player<'a> {
             let answer = self.agent(step)?;
             self.heard(step, &answer, &before)
                 .map_err(|e| format!("{e}\n  answer: {} {}", answer.status, answer.body))?;
+        }
+        Ok(())
+    }
+
+    /// Starts a node that must start, or must not.
+    fn start(&mut self, step: &Step) -> Result<(), Wrong> {
+        let expect = &step.expect;
+        match (Doors::open(self.place), expect.outcome.as_str()) {
+            (Ok(doors), "") if step.restart => self.doors = Some(doors),
+            (Ok(_), _) => return Err("the node should not start, and does".into()),
+            (Err(NotOpen::Refused(refusal)), "not_started") => {
+                let told = serde_json::to_value(&refusal).map_err(|e| e.to_string())?;
+                self.refusal(expect, &told)
+                    .and_then(|()| self.texts(expect, &strings(&told)))
+                    .map_err(|e| format!("{e}\n  refusal: {told}"))?;
+            }
+            (Err(not), _) => return Err(not.into()),
         }
         Ok(())
     }
@@ -392,7 +417,7 @@ impl<'a> Player<'a> {
             return Err(format!("the runs should be {:?}, are {states:?}:{}", story.record.runs, list()));
         }
         self.doors.take().map_or(Ok(()), Doors::close)?;
-        let state = self.place.path("state");
+        let state = self.place.own("state");
         turnback_journal::verify(&state, Some(&self.checkpoint), None).map_err(|e| format!("verify: {e}"))?;
         let journal = Journal::read(&state)?;
         for message in &self.turned {
