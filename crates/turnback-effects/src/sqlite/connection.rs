@@ -292,8 +292,22 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Looks at the file without opening it as a database.
+    /// Looks at the file and reads its header, before it is opened as a database.
     pub(super) fn at(path: &Path) -> Result<Self, Refusal> {
+        let file = Self::look(path)?;
+        let mut head = [0_u8; 16];
+        let read = fs::File::open(&file.path).and_then(|mut f| f.read_exact(&mut head));
+        if read.is_err() || &head != b"SQLite format 3\0" {
+            return Err(Refusal::new(Code::BadInput, "not an SQLite 3 database")
+                .at(path.display().to_string())
+                .next("make one first: sqlite3 FILE 'VACUUM'"));
+        }
+        Ok(file)
+    }
+
+    /// Looks at the file without opening it. Closing any descriptor of a file gives up every POSIX lock
+    /// this process holds on it, also SQLite's own: once a connection is open, nothing else may open it.
+    fn look(path: &Path) -> Result<Self, Refusal> {
         let place = path.display().to_string();
         let refuse = |code, why: String| Refusal::new(code, why).at(&place);
         let io = |e: std::io::Error| {
@@ -314,13 +328,6 @@ impl File {
             ));
         }
         let path = fs::canonicalize(path).map_err(io)?;
-        let mut head = [0_u8; 16];
-        let read = fs::File::open(&path).and_then(|mut f| f.read_exact(&mut head));
-        if read.is_err() || &head != b"SQLite format 3\0" {
-            return Err(
-                refuse(Code::BadInput, "not an SQLite 3 database".into()).next("make one first: sqlite3 FILE 'VACUUM'")
-            );
-        }
         Ok(Self { path, device: meta.dev(), inode: meta.ino() })
     }
 
@@ -330,7 +337,7 @@ impl File {
 
     /// Whether the same file still stands under the path.
     pub(super) fn still(&self) -> Result<(), Refusal> {
-        let now = Self::at(&self.path)?;
+        let now = Self::look(&self.path)?;
         if (now.device, now.inode) == (self.device, self.inode) {
             return Ok(());
         }
@@ -525,4 +532,32 @@ pub(super) fn statement_failure(error: &rusqlite::Error, watch: &Watch) -> Refus
 
 fn message(error: &rusqlite::Error) -> String {
     turnback_core::text::visible(&error.to_string().replace(MARKS, "Turnback's own table"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Locks of this process on the file, as the kernel lists them.
+    fn locks(file: &File) -> usize {
+        let own = format!(" {} ", std::process::id());
+        let inode = format!(":{} ", file.inode);
+        let all = fs::read_to_string("/proc/locks").unwrap();
+        all.lines().filter(|line| line.contains(&own) && line.contains(&inode)).count()
+    }
+
+    #[test]
+    fn looking_at_the_file_again_gives_up_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY)").unwrap();
+        let slot = Slot::new(File::at(&path).unwrap());
+        let lease = slot.lease(Duration::ZERO).unwrap();
+        let held = locks(&slot.file);
+        assert!(held > 0, "an open transaction locks the file");
+        slot.file.still().unwrap();
+        drop(slot.file.reader(Duration::ZERO).unwrap());
+        assert_eq!(locks(&slot.file), held, "another process could write into the staged transaction");
+        drop(lease);
+    }
 }
