@@ -71,7 +71,15 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
             return Ok(Exit::Fine);
         }
     }
-    match door.ask(&Request::Undo { what, dry_run: false })? {
+    let reply = match door.ask(&Request::Undo { what, dry_run: false }) {
+        // What `--dry-run` finds in the way is found in the way here too.
+        Err(refusal) if refusal.code == Code::Moved => {
+            context.complain(&refusal.into());
+            return Ok(Exit::Findings);
+        }
+        reply => reply?,
+    };
+    match reply {
         Reply::Ended(views) => {
             let views = show::settle(&door, *views)?;
             context.answer(&views, |views: &Vec<RunView>| views.iter().map(render::run::ended).collect())?;
