@@ -94,12 +94,20 @@ fn ask(socket: &Path, request: &Request) -> Result<Reply, Refusal> {
     let mut line = serde_json::to_vec(request)
         .map_err(|e| Refusal::new(Code::Failed, format!("cannot write the request as JSON: {e}")))?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(|e| told("cannot ask the gateway", &e))?;
+    let unheard = match stream.write_all(&line) {
+        Ok(()) => None,
+        // Whoever may not ask is answered before the question, and the door closed: that answer counts.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Some(e),
+        Err(e) => return Err(told("cannot ask the gateway", &e)),
+    };
     let mut answer = Vec::new();
     BufReader::new(stream.take(REPLY_LIMIT))
         .read_until(b'\n', &mut answer)
         .map_err(|e| told("the gateway did not answer", &e))?;
     if answer.pop() != Some(b'\n') {
+        if let Some(e) = unheard {
+            return Err(told("cannot ask the gateway", &e));
+        }
         return Err(Refusal::new(Code::Failed, "the gateway stopped in the middle of its answer")
             .at(socket.to_string_lossy())
             .next("nothing is lost: start it again with `turnback up` and look with `turnback runs`"));
@@ -142,6 +150,20 @@ mod tests {
     fn half_an_answer_is_an_error() {
         let (_dir, socket, _thread) = answering(b"{\"reply\":\"done\"}");
         assert!(ask(&socket, &Request::Status).unwrap_err().message.contains("middle of its answer"));
+    }
+
+    #[test]
+    fn an_answer_before_the_question_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("operator.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"{\"reply\":\"refused\",\"value\":{\"code\":\"denied\",\"message\":\"no\"}}\n").unwrap();
+        });
+        // More than a socket takes unread, so that the question surely meets a closed door.
+        let request = Request::Show { run: "r".repeat(1 << 22) };
+        assert!(matches!(ask(&socket, &request).unwrap(), Reply::Refused(no) if no.code == Code::Denied));
     }
 
     #[test]
