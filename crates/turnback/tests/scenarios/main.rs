@@ -18,9 +18,12 @@ type Wrong = String;
 fn main() -> ExitCode {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
     let mut files = Vec::new();
-    stories(&folder, &mut files);
+    let read = stories(&folder, &mut files);
+    if read.is_err() || files.is_empty() {
+        eprintln!("no scenarios in {}: {read:?}", folder.display());
+        return ExitCode::FAILURE;
+    }
     files.sort();
-    assert!(!files.is_empty(), "there are no scenarios in {}", folder.display());
     let trials = files.into_iter().map(|file| {
         let name = file.strip_prefix(&folder).unwrap_or(&file).with_extension("").display().to_string();
         let read = story::read(&file);
@@ -34,13 +37,14 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-fn stories(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-        let path = entry.unwrap().path();
+fn stories(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
         if path.is_dir() {
-            stories(&path, found);
+            stories(&path, found)?;
         } else if path.extension().is_some_and(|e| e == "toml") {
             found.push(path);
         }
     }
+    Ok(())
 }

@@ -119,6 +119,7 @@ environment = "test"
 {more}
 "#
         );
+        let text = text.replace("{{folder}}", &self.base.display().to_string());
         write(&self.own("turnback.toml"), text.as_bytes())
     }
 

@@ -14,7 +14,8 @@ pub(crate) struct Journal(Vec<(String, Value)>);
 
 impl Journal {
     pub(crate) fn read(state: &Path) -> Result<Self, Wrong> {
-        let read = || -> rusqlite::Result<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+        type Row = (Vec<u8>, Option<Vec<u8>>);
+        let read = || -> rusqlite::Result<Vec<Row>> {
             let db = Connection::open_with_flags(state.join("journal.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             let mut all = db
                 .prepare("SELECT leaves.body, payloads.body FROM leaves LEFT JOIN payloads USING (seq) ORDER BY seq")?;
