@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 
 const SIGKILL: i32 = 9;
 
+/// Another build of the same target directory may have put a binary without fail points in place.
+const SUSPECT: &str = "was `turnback` built without feature `turnback/failpoints` meanwhile?";
+
 /// One act of a script, and what it changes when it is done.
 struct Act {
     does: Do,
@@ -271,7 +274,7 @@ fn recovers(place: &Place, base: &World, acts: &[Act], heard: &mut Vec<Heard>, t
     assert_eq!(node.rows().len(), rows.len());
     fits(&node, place, base, acts, heard);
     let settled = node.rows();
-    assert!(node.stop().success());
+    node.stop_in_order();
     place.verify();
     let node = place.start();
     assert_eq!(node.rows(), settled, "a further restart changes nothing");
@@ -293,7 +296,7 @@ fn killed(script: fn() -> Vec<Act>, failpoints: &[String]) -> bool {
     let (mut heard, mut token) = (Vec::new(), None);
     let mut died = false;
     for (nth, points) in failpoints.iter().enumerate() {
-        assert!(nth == 0 || died, "{failpoints:?}: not killed at the first");
+        assert!(nth == 0 || died, "{failpoints:?}: not killed at the first; {SUSPECT}");
         let status = match place.try_start(points) {
             Err(ended) => ended.status,
             // After a kill nothing is asked any more: what follows is recovery alone.
@@ -329,7 +332,7 @@ macro_rules! kills {
     ($($name:ident: $script:ident, $point:literal, $least:literal;)*) => {
         $(#[test] fn $name() {
             let hits = at_every_hit($script, $point);
-            assert!(hits >= $least, "only {hits} hits");
+            assert!(hits >= $least, "only {hits} hits; {SUSPECT}");
         })*
     };
 }

@@ -44,7 +44,7 @@ fn used() -> Place {
     let token = node.register().unwrap();
     let called = node.agent(&token).unwrap().call("shop__execute", &sql("delete from stock where id = 1")).unwrap();
     assert!(!called.error, "{called:?}");
-    assert!(node.stop().success());
+    node.stop_in_order();
     place
 }
 
@@ -56,7 +56,7 @@ fn a_second_gateway_is_refused_and_told_who_is_first() {
     assert_eq!(second.status.code(), Some(1));
     assert!(second.said.contains(&node.pid().to_string()), "{}", second.said);
     assert!(node.register().is_ok(), "the first one still serves at the same door");
-    assert!(node.stop().success());
+    node.stop_in_order();
     place.start();
 }
 
@@ -81,7 +81,7 @@ fn an_older_or_damaged_journal_is_refused_untouched() {
         let state = place.path("state");
         fs::copy(state.join("journal.db"), place.path("older.db")).unwrap();
         let node = place.start();
-        assert!(node.stop().success());
+        node.stop_in_order();
         harm(&state);
         let (before, world) = (bytes(&state), place.world());
         let ended = place.try_start("").err().unwrap_or_else(|| panic!("{what}: it started"));
@@ -113,7 +113,7 @@ fn the_operators_door_is_for_its_user_alone() {
     let run = waits.run.unwrap();
     for line in [
         format!("{{\"authorization\":\"Bearer {token}\"}}"),
-        format!("{token}"),
+        token.clone(),
         "POST /mcp HTTP/1.1".to_owned(),
         json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }).to_string(),
     ] {
@@ -193,7 +193,7 @@ fn the_page_of_a_question_answers_nothing() {
             assert!((400..500).contains(&status), "POST answered with {status}");
         }
     }
-    for status in [http.put(&page).send("x"), http.delete(&page).call().map(Into::into)] {
+    for status in [http.put(&page).send("x"), http.delete(&page).call()] {
         assert!((400..500).contains(&status.unwrap().status().as_u16()));
     }
     assert_eq!(node.show(&run)["row"]["state"], "parked");
@@ -270,13 +270,22 @@ fn up_says_where_everything_is_and_stops_in_order() {
         assert!(made.status.success() && text(&made).contains(&url), "{client}: {}", text(&made));
     }
     let records = node.told(&json!({ "op": "status" }), "status")["records"].as_u64().unwrap();
-    assert!(node.stop().success());
+    node.stop_in_order();
     // The last checkpoint vouches for every record, the closing one included.
     let report = place.run(&["-o", "json", "verify"]);
     assert_eq!(report.status.code(), Some(0), "{}", text(&report));
     let report: Value = serde_json::from_slice(&report.stdout).unwrap();
     assert_eq!(report["records"], json!(records + 1), "{report}");
     assert_eq!(report["vouched"], report["records"], "{report}");
+}
+
+#[test]
+fn stopped_as_soon_as_it_answers_it_stops_in_order() {
+    let place = Place::new();
+    for _ in 0..10 {
+        place.start().stop_in_order();
+    }
+    place.verify();
 }
 
 /// A small file system for a state directory, where mounting is allowed.
@@ -352,7 +361,7 @@ fn a_full_disk_refuses_changes_nothing_and_recovers() {
     assert_eq!(place.world(), world, "what was refused did not happen");
     assert!(node.rows().iter().all(|row| row["over"] == json!(true)), "{:?}", node.rows());
     assert!(!node.agent(&token).unwrap().call("shop__execute", &add).unwrap().error);
-    assert!(node.stop().success());
+    node.stop_in_order();
     place.verify();
 }
 
@@ -419,7 +428,7 @@ fn exit_codes_and_json_are_a_promise() {
     place.db().execute("update stock set n = 7 where id = 1", []).unwrap();
     assert_eq!(code(&place, &["undo", &run, "--dry-run"]), 2);
     assert_eq!(code(&place, &["undo", &run, "--yes"]), 2);
-    assert!(node.stop().success());
+    node.stop_in_order();
     assert_eq!(code(&place, &["verify"]), 0);
     // One altered record is a finding.
     let journal = rusqlite::Connection::open(place.path("state/journal.db")).unwrap();
@@ -517,4 +526,28 @@ fn init_then_up_works_as_it_says() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(turnback(&["verify"]).output().unwrap().status.code(), Some(0));
+}
+
+/// One call of a built-in function on large values cannot be interrupted. The agent is stopped for good,
+/// the database's lock is gone, and nothing that was acknowledged is lost.
+#[test]
+fn a_statement_nobody_can_stop_ends_the_node_and_its_agent() {
+    let place = Place::with(&CONFIG.replace("[policy]", "[limits]\ntime = \"1s\"\n[policy]"));
+    let node = place.start();
+    let token = node.register().unwrap();
+    let mut agent = node.agent(&token).unwrap();
+    assert!(!agent.call("shop__execute", &sql("delete from stock where id = 1")).unwrap().error);
+    let endless = "update stock set name = instr(replace(hex(zeroblob(20000000)), '0', 'a'), \
+                   replace(hex(zeroblob(5000000)), '0', 'a') || 'b')";
+    assert!(agent.call("shop__execute", &sql(endless)).is_err(), "nobody answers");
+    assert!(!node.ended().success());
+    let by_hand = place.db();
+    by_hand.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+    let node = place.start();
+    let mut agent = node.agent(&token).unwrap();
+    let called = agent.call("shop__query", &sql("select 1")).unwrap();
+    assert!(called.error && called.text.contains("could not be stopped"), "{called:?}");
+    assert_eq!(node.rows().iter().filter(|row| row["state"] == "settled").count(), 1);
+    node.stop_in_order();
+    place.verify();
 }

@@ -64,7 +64,7 @@ fn over_http(mode: &str, version: &str, elicits: bool) {
     let token = node.register().unwrap();
     drive(&place, Some((&node, &token)), mode, version, elicits);
     recorded(&node.rows());
-    assert!(node.stop().success());
+    node.stop_in_order();
     place.verify();
 }
 
@@ -74,7 +74,7 @@ fn over_stdio(mode: &str, version: &str, elicits: bool) {
     node.register().unwrap();
     drive(&place, None, mode, version, elicits);
     recorded(&node.rows());
-    assert!(node.stop().success());
+    node.stop_in_order();
     place.verify();
 }
 
@@ -113,7 +113,7 @@ fn stdio_without_a_gateway_is_one() {
     let place = place();
     let node = place.start();
     node.register().unwrap();
-    assert!(node.stop().success());
+    node.stop_in_order();
     drive(&place, None, "auto", MODERN, true);
     place.verify();
     recorded(&place.start().rows());

@@ -59,10 +59,11 @@ fn serve(context: &Context, config: &Config) -> Result<Exit, Failure> {
             // to be served meanwhile.
             let greeting = scope.spawn(|| greet(context, &Door::open(config.socket()), config, &url));
             let served = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(node.serve(stop)));
-            match greeting.join() {
-                Ok(Err(failure)) => served.map_err(Failure::from).and(Err(failure)),
-                _ => served.map(|()| Exit::Fine).map_err(Failure::from),
+            // Stopped while it still greeted, it has stopped in order all the same.
+            if let Ok(Err(failure)) = greeting.join() {
+                context.complain(&failure);
             }
+            served.map(|()| Exit::Fine).map_err(Failure::from)
         })
     })
 }

@@ -293,6 +293,13 @@ impl Node {
         self.wait()
     }
 
+    /// Asks it to stop; it must stop in order.
+    pub fn stop_in_order(self) {
+        let log = self.log.clone();
+        let status = self.stop();
+        assert!(status.success(), "{status}: {}", fs::read_to_string(log).unwrap());
+    }
+
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.wait();
