@@ -65,6 +65,8 @@ pub struct Config {
     pub resources: BTreeMap<ResourceName, Resource>,
     /// Limits of one action and the budget of one agent. Absent in the file means no limit.
     pub limits: Limits,
+    /// How long one read or one staging may take. Longer is refused. Default: 30 seconds.
+    pub time: Duration,
     /// What the way back must at least be to go without a person. Default: level 4, one hour.
     pub floor: Floor,
     /// Change freezes, active or not.
@@ -236,6 +238,8 @@ impl Config {
         reader.out_of_reach(&places, &state, state_span, &policy, raw.policy.path.as_ref().map(Spanned::span), file)?;
 
         let listen = reader.listen(raw.listen)?;
+        let half_a_minute = SignedDuration::from_secs(30);
+        let time = reader.duration_or(raw.limits.time.as_ref(), half_a_minute, "how long one action may take")?;
         let limits = reader.limits(raw.limits)?;
         let floor = reader.floor(raw.recoverability)?;
         let freezes = reader.freezes(raw.freeze, &environments)?;
@@ -251,6 +255,7 @@ impl Config {
             environments,
             resources,
             limits,
+            time: time.unsigned_abs(),
             floor,
             freezes,
             policy,

@@ -537,7 +537,7 @@ fn a_statement_nobody_can_stop_ends_the_node_and_its_agent() {
     let token = node.register().unwrap();
     let mut agent = node.agent(&token).unwrap();
     assert!(!agent.call("shop__execute", &sql("delete from stock where id = 1")).unwrap().error);
-    let endless = "update stock set name = instr(replace(hex(zeroblob(20000000)), '0', 'a'), \
+    let endless = "update stock set n = instr(replace(hex(zeroblob(20000000)), '0', 'a'), \
                    replace(hex(zeroblob(5000000)), '0', 'a') || 'b')";
     assert!(agent.call("shop__execute", &sql(endless)).is_err(), "nobody answers");
     assert!(!node.ended().success());

@@ -98,6 +98,7 @@ pub(super) struct Limits {
     pub(super) deletions: Option<Number>,
     pub(super) files: Option<Number>,
     pub(super) bytes: Option<Number>,
+    pub(super) time: Option<Text>,
     pub(super) budget: Option<Spanned<Budget>>,
 }
 

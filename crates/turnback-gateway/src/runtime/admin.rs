@@ -264,14 +264,19 @@ impl Inner {
     }
 
     async fn kill(&self, scope: Scope, reason: String, by: &str) -> Result<Reply, Refusal> {
+        self.throw(scope, reason, by).await?;
+        Ok(Reply::Switches(self.board.view().controls.switches.clone()))
+    }
+
+    /// Throws a switch.
+    pub(super) async fn throw(&self, scope: Scope, reason: String, by: &str) -> Result<(), Refusal> {
         let switch = Switch { scope, reason, by: by.to_owned(), since: self.now() };
         // The one change that takes effect before it is durable: a switch only ever makes things
         // stricter, and whoever throws it cannot wait for a slow disk.
         self.board.throw(switch.clone());
         let put = put(Table::Switches, &key(&switch.scope), &switch)?;
-        self.append(vec![(Body::SwitchThrown { switch: switch.clone() }, Some(put))]).await?;
         tracing::warn!("kill switch on {} thrown by {}: {}", switch.scope, visible(by), visible(&switch.reason));
-        Ok(Reply::Switches(self.board.view().controls.switches.clone()))
+        self.append(vec![(Body::SwitchThrown { switch }, Some(put))]).await
     }
 
     async fn unkill(&self, scope: &Scope, by: &str) -> Result<Reply, Refusal> {

@@ -263,7 +263,11 @@ impl Inner {
         let domain = Arc::clone(&self.bound(&live.run.contract.resource)?.resource.domain);
         let contract = live.run.contract.clone();
         let bounds = self.settings.bounds.clone();
-        let reading = tokio::spawn(blocking(move || domain.read(&contract, &bounds)));
+        let inner = Arc::clone(self);
+        let reading = tokio::spawn(async move {
+            let asked = contract.clone();
+            inner.patiently(&asked, move || domain.read(&contract, &bounds)).await
+        });
         // The record of the read is made durable while the read is under way.
         self.write(&mut live).await?;
         let read = reading.await.map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")))??;
@@ -300,7 +304,8 @@ impl Inner {
             blocking(move || domain.undo(id, &undone, &blobs, &bounds)).await?
         } else {
             let contract = live.run.contract.clone();
-            blocking(move || domain.stage(id, &contract, &bounds)).await?.map_err(UndoRefused::Refused)
+            let staging = move || domain.stage(id, &contract, &bounds);
+            self.patiently(&live.run.contract, staging).await?.map_err(UndoRefused::Refused)
         };
         match staged {
             Ok(mut staged) => {

@@ -14,6 +14,7 @@ mod admin;
 mod answer;
 mod board;
 mod drive;
+mod patience;
 mod probes;
 mod recover;
 mod settings;
