@@ -1,6 +1,6 @@
 //! The runtime: append, then perform.
 //!
-//! Owns the one loop every run goes through ([`drive`]), whether it was proposed by an agent, resumed
+//! Owns the one loop every run goes through (`drive.rs`), whether it was proposed by an agent, resumed
 //! by an approval, started by an undo or found in the journal after a crash. Decides nothing itself:
 //! `turnback_core::run::step` says what to do next.
 //!

@@ -18,7 +18,7 @@ use super::serving;
 use crate::client::Door;
 use crate::context::{Context, Exit, Failure};
 
-/// Serve the agent named in [stdio] over stdin and stdout
+/// Serve the agent named under `stdio` in the configuration, over stdin and stdout
 #[derive(clap::Args)]
 #[command(after_help = "Exit codes: 0 the client hung up, 1 error.")]
 pub(crate) struct Args {}

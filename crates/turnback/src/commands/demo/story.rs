@@ -268,7 +268,7 @@ impl<'w> Story<'w> {
         self.value("select count(*) from customers where id in (201, 202) and tier = 'basic'", "2")
     }
 
-    /// [1] A freeze is a rule, not a prompt, and says how much was stopped.
+    /// Incident 1: a freeze is a rule, not a prompt, and says how much was stopped.
     fn freeze(&mut self) -> Result<(), Failure> {
         chapter("[1] A change freeze: destructive SQL is stopped, with what it would have done");
         person("declares a change freeze for production in turnback.toml, restarts");
@@ -293,7 +293,7 @@ impl<'w> Story<'w> {
         Ok(())
     }
 
-    /// [5] [7] [14] Wrong directories, the whole home, the backup.
+    /// Incidents 5, 7 and 14: wrong directories, the whole home, the backup.
     fn wrong_directory(&mut self) -> Result<(), Failure> {
         chapter("[5] [7] [14] The wrong directory, the whole home, the backup");
         let called = self.file("delete", &json!({ "path": "my project", "recursive": true }))?;
@@ -319,7 +319,7 @@ impl<'w> Story<'w> {
         Ok(())
     }
 
-    /// [20] Each delete is small and allowed; together they are not.
+    /// Incident 20: each delete is small and allowed; together they are not.
     fn small_deletes(&mut self) -> Result<(), Failure> {
         chapter("[20] Twenty small deletes, each of them allowed, run into the budget");
         let token = register(self.gateway()?, "cleaner")?;
