@@ -141,6 +141,16 @@ pub struct Decision {
 
 impl Decision {
     /// Combines verdicts. No verdict at all is a deny: a decision nobody made allows nothing.
+    ///
+    /// ```
+    /// use turnback_core::decision::{Decision, Phase, Ruling, Verdict};
+    /// use turnback_core::digest::Sha256;
+    ///
+    /// let verdicts = vec![Verdict::new("release", Ruling::Allow, ""), Verdict::new("controls", Ruling::Deny, "freeze")];
+    /// let decision = Decision::combine(Phase::Before, Sha256::of(b"policy"), verdicts);
+    /// assert_eq!(decision.ruling, Ruling::Deny);
+    /// assert_eq!(decision.decisive().next().unwrap().gate, "controls");
+    /// ```
     pub fn combine(phase: Phase, policy: Sha256, verdicts: Vec<Verdict>) -> Self {
         let ruling = verdicts.iter().map(|v| v.ruling).max().unwrap_or(Ruling::Deny);
         Self { phase, ruling, verdicts, policy }

@@ -71,6 +71,15 @@ impl fmt::Display for Why {
 
 /// Reads one JSON document strictly, numbers included.
 ///
+/// ```
+/// use turnback_core::json::{Why, parse};
+///
+/// // The same key, spelled with an escape: two readers could see two different actions.
+/// let error = parse(br#"{"path": "a", "p\u0061th": "b"}"#).unwrap_err();
+/// assert_eq!(error.why, Why::DuplicateKey("path".into()));
+/// assert_eq!(error.offset, 14);
+/// ```
+///
 /// # Errors
 /// [`JsonError`] names the first offence, its offset and its JSON Pointer.
 pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {

@@ -110,6 +110,14 @@ name!(
 impl ToolName {
     /// The name under which `resource` exposes its tool `tool`.
     ///
+    /// ```
+    /// use turnback_core::names::{ResourceName, ToolName};
+    ///
+    /// let tool = ToolName::joined(&ResourceName::new("shop").unwrap(), "execute").unwrap();
+    /// assert_eq!(tool.as_str(), "shop__execute");
+    /// assert_eq!(tool.split(), Some(("shop", "execute")));
+    /// ```
+    ///
     /// # Errors
     /// [`BadName`] when the joined name would be too long.
     pub fn joined(resource: &ResourceName, tool: &str) -> Result<Self, BadName> {

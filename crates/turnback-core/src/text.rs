@@ -19,6 +19,12 @@ fn misleads(c: char) -> bool {
 }
 
 /// `text` on one line, with every misleading character made visible.
+///
+/// ```
+/// use turnback_core::text::visible;
+///
+/// assert_eq!(visible("invoice\u{202e}fdp.exe"), "invoice<U+202E>fdp.exe");
+/// ```
 pub fn visible(text: &str) -> String {
     render(text, |_| false)
 }
