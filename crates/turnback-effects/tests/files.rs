@@ -398,6 +398,31 @@ fn commit_refuses_when_the_world_moved() {
     }
 }
 
+#[test]
+fn a_root_that_was_moved_away_is_not_written_to() {
+    let world = Folder::furnished();
+    let (domain, blobs) = (world.files(), Blobs::default());
+    let undone = done(&domain, &blobs, &write("b.txt", "agent"));
+    let run = new_run();
+    let staged = stage(&domain, run, &write("a.txt", "agent")).unwrap();
+    let away = world.home.path().join("away");
+    fs::rename(world.root(), &away).unwrap();
+    fs::create_dir(world.root()).unwrap();
+    let moved = |refusal: Refusal| assert_eq!(refusal.code, Code::Moved, "{refusal:?}");
+    match perform(run, staged).0 {
+        Outcome::Failed { refusal } => moved(refusal),
+        other => panic!("{other:?}"),
+    }
+    moved(stage(&domain, new_run(), &write("c.txt", "agent")).err().unwrap());
+    moved(read(&domain, &call("stat", json!({ "path": "a.txt" }))).err().unwrap());
+    match stage_undo(&domain, &blobs, new_run(), &[undone]) {
+        Err(UndoRefused::Refused(refusal)) => moved(refusal),
+        other => panic!("{:?}", other.map(|s| s.effect)),
+    }
+    assert_ne!(fs::read_to_string(away.join("a.txt")).unwrap(), "agent");
+    assert_eq!(fs::read_dir(world.root()).unwrap().count(), 0);
+}
+
 /// Somebody writes at the very moment of a commit: what they wrote always stands in the end, whether
 /// they came before it, into it or after it. Many rounds, because the moment is short.
 #[test]

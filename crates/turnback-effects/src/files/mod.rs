@@ -90,11 +90,13 @@ impl Domain for Files {
     }
 
     fn read(&self, contract: &Contract, bounds: &Bounds) -> Result<Reading, Refusal> {
+        self.world.still()?;
         read::read(&self.world, &Ask::read(&contract.local, &contract.arguments)?, bounds)
     }
 
     fn stage(&self, run: RunId, contract: &Contract, bounds: &Bounds) -> Result<Staged, Refusal> {
         let ask = Ask::read(&contract.local, &contract.arguments)?;
+        self.world.still()?;
         stage::stage(&self.world, run, &contract.resource, &ask, bounds)
     }
 
@@ -105,6 +107,7 @@ impl Domain for Files {
         _artifacts: &dyn Artifacts,
         bounds: &Bounds,
     ) -> Result<Staged, UndoRefused> {
+        self.world.still()?;
         undo::undo(&self.world, undone, bounds)
     }
 

@@ -68,6 +68,9 @@ pub(crate) struct StagedFiles {
 impl Held for StagedFiles {
     fn commit(self: Box<Self>, progress: Progress<'_>) -> Outcome {
         let Self { mut slots, steps } = *self;
+        if let Err(refusal) = slots.world.still() {
+            return Outcome::Failed { refusal };
+        }
         // From here on a slot may hold the only copy of something: nothing removes it by itself, not
         // even unwinding.
         let name = slots.name.take();

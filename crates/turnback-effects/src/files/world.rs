@@ -118,6 +118,18 @@ impl World {
         Ok(Self { root: root_fd, slots: slots_fd, root_path, root_stat, commits: Mutex::new(()) })
     }
 
+    /// Whether the configured path still leads to the directory that was opened. Everything resolves from
+    /// its descriptor; a root that was renamed away would else be written to where nobody looks.
+    pub(crate) fn still(&self) -> Result<(), Refusal> {
+        let id = |stat: &Stat| (stat.dev, stat.ino, stat.born);
+        match sys::open_root(&self.root_path).and_then(|fd| sys::stat(&fd)) {
+            Ok(now) if id(&now) == id(&self.root_stat) => Ok(()),
+            _ => Err(Refusal::new(Code::Moved, "the folder that was opened is not there any more")
+                .at(self.root_path.to_string_lossy())
+                .next("put it back, or restart the node to govern the folder that is there now")),
+        }
+    }
+
     fn base(&self, spot: &Spot) -> &OwnedFd {
         match spot {
             Spot::Root(_) => &self.root,
