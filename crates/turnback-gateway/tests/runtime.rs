@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::json;
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 use support::{CONFIG, Place, done, ended, pending, refused};
 use turnback_core::decision::Phase;
@@ -368,4 +369,31 @@ async fn a_lost_journal_does_not_take_the_pre_images_along() {
     place.start().await.stop().await;
     let kept = support::tree(&place.path("slots"));
     assert!(kept.iter().any(|(_, content)| content.as_deref() == Some(b"one\n")), "{kept:?}");
+}
+
+#[tokio::test]
+async fn an_http_probe_decides_whether_a_write_stays() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for status in ["200 OK", "503 Service Unavailable"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The head of the request is one small packet.
+            assert_ne!(stream.read(&mut [0; 1024]).unwrap(), 0);
+            stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).unwrap();
+        }
+    });
+    let probe = format!(
+        "[[resources.work.verify]]\nname = \"site\"\nkind = \"http\"\nurl = \"http://127.0.0.1:{port}/\"\nstatus = 200\n[policy]"
+    );
+    let place = Place::with(&CONFIG.replace("[policy]", &probe));
+    let node = place.start().await;
+    done(node.call("work__write_file", json!({ "path": "a.txt", "content": "two\n" })).await);
+    let (refusal, _) = refused(node.call("work__write_file", json!({ "path": "a.txt", "content": "three\n" })).await);
+    assert!(refusal.message.contains("503") && refusal.message.contains("rolled back"), "{refusal:?}");
+    assert_eq!(place.file("a.txt").as_deref(), Some("two\n"));
+    // Nobody listens any more: what cannot be verified is not kept either.
+    let (refusal, _) = refused(node.call("work__write_file", json!({ "path": "a.txt", "content": "four\n" })).await);
+    assert!(refusal.message.contains("rolled back"), "{refusal:?}");
+    assert_eq!(place.file("a.txt").as_deref(), Some("two\n"));
 }
