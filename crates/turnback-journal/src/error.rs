@@ -71,6 +71,12 @@ pub enum JournalError {
         /// What does not fit.
         what: String,
     },
+    /// Something people query is not what was written for them.
+    #[error("{what}")]
+    Damaged {
+        /// The table and the entry.
+        what: String,
+    },
     /// Reading or preparing failed.
     #[error("{doing}: {why}")]
     Storage {
@@ -117,7 +123,9 @@ impl From<JournalError> for Refusal {
             JournalError::Vault { place, why, full } => {
                 Refusal::new(if full { Code::DiskFull } else { Code::Failed }, why).at(place)
             }
-            JournalError::Altered { .. } => Refusal::new(Code::Failed, message).next("turnback verify"),
+            JournalError::Altered { .. } | JournalError::Damaged { .. } => {
+                Refusal::new(Code::Failed, message).next("turnback verify")
+            }
             JournalError::BadBatch { .. } | JournalError::Storage { .. } => Refusal::new(Code::Failed, message),
         }
     }

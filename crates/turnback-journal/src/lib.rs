@@ -19,7 +19,7 @@
 //! process there, `return(error)` fails there like a sync.
 //!
 //! Rooms: `state` (directory, lock) · `sqlite` (tables) · `store` (the writer) · `query` (reading) ·
-//! `tlog` (tree, checkpoints) · `verify` · `vault` (blobs).
+//! `tlog` (tree, checkpoints) · `verify` · `witness` (what is missing from the write-ahead log) · `vault` (blobs).
 
 mod error;
 mod query;
@@ -29,6 +29,7 @@ mod store;
 mod tlog;
 mod vault;
 mod verify;
+mod witness;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -171,6 +172,8 @@ impl Journal {
     pub fn open(dir: &Path, options: Options) -> Result<Opened, JournalError> {
         let lock = state::hold(dir)?;
         let dir: Arc<Path> = dir.canonicalize().map_err(storage("opening the state directory"))?.into();
+        // Before SQLite looks: what it recovers is all there is from then on.
+        witness::heard(&state::database(&dir))?;
         let opened = sqlite::open(&dir, &options)?;
         let fresh = opened.fresh;
         let verifier = opened.key.verifier().to_owned();
@@ -395,8 +398,14 @@ impl Drop for Inner {
 
 fn ready(projection: Projection) -> Result<Change, serde_json::Error> {
     Ok(match projection {
-        Projection::Run(row) => Change::Run { json: serde_json::to_string(&row)?, row },
-        Projection::Put { table, key, value } => Change::Put { table, key, json: serde_json::to_string(&value)? },
+        Projection::Run(row) => {
+            let json = serde_json::to_string(&row)?;
+            Change::Run { sum: sqlite::sum(row.run.uuid().as_bytes(), &json), json, row }
+        }
+        Projection::Put { table, key, value } => {
+            let json = serde_json::to_string(&value)?;
+            Change::Put { sum: sqlite::sum(key.as_bytes(), &json), table, key, json }
+        }
         Projection::Delete { table, key } => Change::Delete { table, key },
     })
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::Table;
 use crate::error::{JournalError, storage};
-use crate::sqlite::{hash_at, signed, table_name};
+use crate::sqlite::{hash_at, signed, sum, table_name};
 
 /// Connections kept open for the next reader. More may be in use at once.
 const IDLE: usize = 8;
@@ -150,54 +150,68 @@ impl Readers {
         // `g` sorts after every hexadecimal digit.
         let to = format!("{from}g");
         let sql = if in_questions {
-            "SELECT row FROM runs WHERE run IN (SELECT run FROM questions WHERE tail >= ?1 AND tail < ?2) ORDER BY id DESC"
+            "SELECT run, row, sum FROM runs WHERE run IN (SELECT run FROM questions WHERE tail >= ?1 AND tail < ?2) ORDER BY id DESC"
         } else {
-            "SELECT row FROM runs WHERE tail >= ?1 AND tail < ?2 ORDER BY id DESC"
+            "SELECT run, row, sum FROM runs WHERE tail >= ?1 AND tail < ?2 ORDER BY id DESC"
         };
         self.read_rows(sql, vec![Sql::Text(from), Sql::Text(to)])
     }
 
     pub(crate) fn row(&self, run: RunId) -> Result<Option<Row>, JournalError> {
-        Ok(self.read_rows("SELECT row FROM runs WHERE run = ?1", vec![blob(run.uuid())])?.pop())
+        Ok(self.read_rows("SELECT run, row, sum FROM runs WHERE run = ?1", vec![blob(run.uuid())])?.pop())
     }
 
     fn read_rows(&self, sql: &str, values: Vec<Sql>) -> Result<Vec<Row>, JournalError> {
         let texts = self.with(|c| {
             c.prepare_cached(sql)?
-                .query_map(params_from_iter(values), |row| row.get::<_, String>(0))?
-                .collect::<rusqlite::Result<Vec<_>>>()
+                .query_map(params_from_iter(values), |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get(2)?)))?
+                .collect::<rusqlite::Result<Vec<(Vec<u8>, String, Vec<u8>)>>>()
         })?;
-        texts.iter().map(|text| serde_json::from_str(text).map_err(storage("reading the list of runs"))).collect()
+        texts.iter().map(|(run, text, sum)| written("the list of runs", run, text, sum)).collect()
     }
 
     pub(crate) fn table(&self, table: Table) -> Result<Vec<(String, Value)>, JournalError> {
         let name = table_name(table);
         let found = self.with(|c| {
-            c.prepare_cached(&format!("SELECT key, value FROM {name} ORDER BY key"))?
-                .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?
-                .collect::<rusqlite::Result<Vec<_>>>()
+            c.prepare_cached(&format!("SELECT key, value, sum FROM {name} ORDER BY key"))?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect::<rusqlite::Result<Vec<(String, String, Vec<u8>)>>>()
         })?;
         found
             .into_iter()
-            .map(|(key, text)| Ok((key, serde_json::from_str(&text).map_err(storage("reading a table"))?)))
+            .map(|(key, text, sum)| written(name, key.as_bytes(), &text, &sum).map(|value| (key, value)))
             .collect()
     }
 
     pub(crate) fn get(&self, table: Table, key: &str) -> Result<Option<Value>, JournalError> {
         let name = table_name(table);
         self.with(|c| {
-            c.prepare_cached(&format!("SELECT value FROM {name} WHERE key = ?1"))?
-                .query_row([key], |row| row.get::<_, String>(0))
+            c.prepare_cached(&format!("SELECT value, sum FROM {name} WHERE key = ?1"))?
+                .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()
         })?
-        .map(|text| serde_json::from_str(&text).map_err(storage("reading a table")))
+        .map(|(text, sum): (String, Vec<u8>)| written(name, key.as_bytes(), &text, &sum))
         .transpose()
     }
 }
 
+/// Reads a projected text that still is what was written.
+pub(crate) fn written<T: serde::de::DeserializeOwned>(
+    table: &str,
+    key: &[u8],
+    text: &str,
+    expected: &[u8],
+) -> Result<T, JournalError> {
+    if sum(key, text) != expected {
+        let key = std::str::from_utf8(key).map_or_else(|_| hex::encode(key), turnback_core::text::visible);
+        return Err(JournalError::Damaged { what: format!("entry `{key}` of {table} is not what was written") });
+    }
+    serde_json::from_str(text).map_err(storage("reading a projected table"))
+}
+
 /// The statement for a list of runs. Its cost follows the runs listed, not the length of the journal.
 fn listing(filter: &RowFilter) -> (String, Vec<Sql>) {
-    let mut sql = String::from("SELECT row FROM runs WHERE 1");
+    let mut sql = String::from("SELECT run, row, sum FROM runs WHERE 1");
     let mut values: Vec<Sql> = Vec::new();
     let mut clause = |text: &str, value: Option<Sql>| {
         sql.push_str(" AND ");

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use fail::fail_point;
 use rusqlite::config::DbConfig;
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use tlog_tiles::{Hash, stored_hash_count, stored_hash_index};
 use turnback_core::digest::Sha256;
@@ -26,10 +27,11 @@ use crate::{Options, Table};
 const APPLICATION_ID: i32 = 0x5475_726e;
 
 /// Version of the schema. A journal of another version is refused; nothing is migrated in silence.
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 2;
 
 /// `seq` is the leaf's index in the tree. `tail` is an identity's hexadecimal digits backwards, so that
-/// "ends with what was typed" is a range of an index. An erased payload keeps its row with NULLs.
+/// "ends with what was typed" is a range of an index. An erased payload keeps its row with NULLs. `sum` is
+/// [`sum`] of what a table is asked for: a bit that flips on the disk must not become an answer.
 pub(crate) const SCHEMA: &str = "
 CREATE TABLE journal (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE leaves (seq INTEGER PRIMARY KEY, run BLOB, body BLOB NOT NULL) STRICT;
@@ -41,7 +43,7 @@ CREATE TABLE blobs (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, body BLOB
 CREATE TABLE runs (
   id INTEGER PRIMARY KEY, run BLOB NOT NULL UNIQUE, tail TEXT NOT NULL, agent TEXT, resource TEXT NOT NULL,
   state TEXT NOT NULL, over INTEGER NOT NULL, undelivered INTEGER NOT NULL, committed INTEGER,
-  read INTEGER, expires INTEGER, action BLOB NOT NULL, row TEXT NOT NULL) STRICT;
+  read INTEGER, expires INTEGER, action BLOB NOT NULL, row TEXT NOT NULL, sum BLOB NOT NULL) STRICT;
 CREATE INDEX runs_tail ON runs (tail);
 CREATE INDEX runs_agent ON runs (agent);
 CREATE INDEX runs_resource ON runs (resource);
@@ -54,10 +56,10 @@ CREATE INDEX runs_unanswered ON runs (action) WHERE over = 0 OR undelivered = 1;
 CREATE TABLE questions (question BLOB PRIMARY KEY, tail TEXT NOT NULL, run BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX questions_tail ON questions (tail);
 CREATE TABLE undoes (undone BLOB NOT NULL, run BLOB NOT NULL, PRIMARY KEY (undone, run)) STRICT, WITHOUT ROWID;
-CREATE TABLE agents (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE tokens (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE switches (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE agents (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE tokens (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE switches (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// SQLite's integers are signed; no count here comes near the difference.
@@ -79,6 +81,13 @@ pub(crate) const fn table_name(table: Table) -> &'static str {
     }
 }
 
+/// What says that a projected text is what was written, under the key it was written for. Against bits
+/// that flip, not against somebody who edits: that is what the tree is for.
+pub(crate) fn sum(key: &[u8], text: &str) -> [u8; 32] {
+    // Keys hold no NUL, so two pairs never run together.
+    *Sha256::of(&[key, b"\0", text.as_bytes()].concat()).as_bytes()
+}
+
 /// A record made ready on the caller's thread, so that the writer only writes.
 pub(crate) struct Leaf {
     pub(crate) body: Vec<u8>,
@@ -91,8 +100,8 @@ pub(crate) struct Leaf {
 
 /// A projection made ready.
 pub(crate) enum Change {
-    Run { row: Box<Row>, json: String },
-    Put { table: Table, key: String, json: String },
+    Run { row: Box<Row>, json: String, sum: [u8; 32] },
+    Put { table: Table, key: String, json: String, sum: [u8; 32] },
     Delete { table: Table, key: String },
 }
 
@@ -361,14 +370,15 @@ fn insert_rows(connection: &Connection, seq: u64, leaf: &Leaf, first: u64, hashe
 
 fn project(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
     match change {
-        Change::Run { row, json } => project_run(connection, row, json),
-        Change::Put { table, key, json } => {
+        Change::Run { row, json, sum } => project_run(connection, row, json, sum),
+        Change::Put { table, key, json, sum } => {
             let table = table_name(*table);
             connection
                 .prepare_cached(&format!(
-                    "INSERT INTO {table} (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+                    "INSERT INTO {table} (key, value, sum) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (key) DO UPDATE SET value = excluded.value, sum = excluded.sum"
                 ))?
-                .execute(params![key, json])
+                .execute(params![key, json, sum])
                 .map(drop)
         }
         Change::Delete { table, key } => {
@@ -378,30 +388,38 @@ fn project(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
     }
 }
 
-fn project_run(connection: &Connection, row: &Row, json: &str) -> rusqlite::Result<()> {
+/// The columns of a run's line before its text, in the order of the table.
+pub(crate) fn columns(row: &Row) -> [Value; 11] {
+    let when = |at: Option<jiff::Timestamp>| at.map_or(Value::Null, |at| Value::Integer(at.as_microsecond()));
+    [
+        Value::Blob(row.run.uuid().as_bytes().to_vec()),
+        Value::Text(tail(row.run.uuid())),
+        row.actor.agent().map_or(Value::Null, |name| Value::Text(name.as_str().to_owned())),
+        Value::Text(row.resource.clone()),
+        Value::Text(row.state.clone()),
+        Value::Integer(row.over.into()),
+        Value::Integer(row.undelivered.into()),
+        when(row.committed),
+        when((!row.reads.is_empty()).then_some(row.updated)),
+        when(row.expires),
+        Value::Blob(row.action.as_bytes().to_vec()),
+    ]
+}
+
+fn project_run(connection: &Connection, row: &Row, json: &str, sum: &[u8; 32]) -> rusqlite::Result<()> {
     let run = *row.run.uuid().as_bytes();
+    let [id, tail_of, agent, resource, state, over, undelivered, committed, read, expires, action] = columns(row);
     connection
         .prepare_cached(
-            "INSERT INTO runs (run, tail, agent, resource, state, over, undelivered, committed, read, expires, action, row)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+            "INSERT INTO runs (run, tail, agent, resource, state, over, undelivered, committed, read, expires, action, row, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
              ON CONFLICT (run) DO UPDATE SET agent = excluded.agent, resource = excluded.resource,
                state = excluded.state, over = excluded.over, undelivered = excluded.undelivered,
                committed = excluded.committed, read = excluded.read, expires = excluded.expires,
-               action = excluded.action, row = excluded.row",
+               action = excluded.action, row = excluded.row, sum = excluded.sum",
         )?
         .execute(params![
-            run,
-            tail(row.run.uuid()),
-            row.actor.agent().map(|name| name.as_str()),
-            row.resource,
-            row.state,
-            row.over,
-            row.undelivered,
-            row.committed.map(|at| at.as_microsecond()),
-            (!row.reads.is_empty()).then(|| row.updated.as_microsecond()),
-            row.expires.map(|at| at.as_microsecond()),
-            row.action.as_bytes(),
-            json,
+            id, tail_of, agent, resource, state, over, undelivered, committed, read, expires, action, json, sum
         ])?;
     if let Some(question) = row.question {
         connection

@@ -341,7 +341,7 @@ fn a_damaged_or_foreign_state_directory_is_refused() {
     assert!(refused_after(3, |dir| std::fs::write(dir.join("checkpoint"), "x").unwrap()).contains("signed note"));
     let junk = |dir: &std::path::Path| std::fs::write(dir.join("journal.db"), [7; 8192]).unwrap();
     assert!(refused_after(3, junk).contains("not an SQLite database"));
-    assert!(refused_after(3, sql("PRAGMA user_version = 2")).contains("format 2"));
+    assert!(refused_after(3, sql("PRAGMA user_version = 1")).contains("format 1"));
     assert!(refused_after(3, sql("PRAGMA application_id = 9")).contains("no journal"));
     assert!(refused_after(3, sql("DELETE FROM leaves WHERE seq = 2")).contains("its tree does not have their hashes"));
     assert!(refused_after(3, sql("UPDATE hashes SET hash = zeroblob(32) WHERE idx = 2")).contains("differs from"));
