@@ -40,6 +40,8 @@ pub struct RowFilter {
     pub open: bool,
     /// Committed at this time or later, to the microsecond.
     pub committed_since: Option<Timestamp>,
+    /// With a record of this number or a later one.
+    pub recorded_since: Option<u64>,
     /// With this action digest.
     pub action: Option<Sha256>,
     /// Not over, or over with a caller who has still to hear it.
@@ -220,7 +222,7 @@ fn listing(filter: &RowFilter) -> (String, Vec<Sql>) {
     };
     // A `+` keeps SQLite from choosing that column's index. Without statistics it would rather read every
     // run of a resource, or every run there is in the right order, than sort the few of a range.
-    let since = filter.committed_since.is_some();
+    let since = filter.committed_since.is_some() || filter.recorded_since.is_some();
     if let Some(agent) = &filter.agent {
         let text = if since { "+agent = ?" } else { "agent = ?" };
         clause(text, Some(Sql::Text(agent.as_str().to_owned())));
@@ -237,6 +239,9 @@ fn listing(filter: &RowFilter) -> (String, Vec<Sql>) {
     }
     if let Some(since) = filter.committed_since {
         clause("committed >= ?", Some(Sql::Integer(since.as_microsecond())));
+    }
+    if let Some(seq) = filter.recorded_since {
+        clause("run IN (SELECT run FROM leaves WHERE seq >= ?)", Some(Sql::Integer(signed(seq))));
     }
     if let Some(action) = filter.action {
         clause("action = ?", Some(Sql::Blob(action.as_bytes().to_vec())));
@@ -296,6 +301,7 @@ mod tests {
             (RowFilter { committed_since: now, ..all() }, "runs_committed"),
             (RowFilter { committed_since: now, agent: Some(agent), ..all() }, "runs_committed"),
             (RowFilter { committed_since: now, resource: resource.clone(), ..all() }, "runs_committed"),
+            (RowFilter { recorded_since: Some(7), resource: resource.clone(), ..all() }, "SEARCH leaves USING INTEGER"),
             (RowFilter { read_since: now, resource, ..all() }, "runs_read"),
             (RowFilter { question: Some(ApprovalId::new(id)), ..all() }, "SEARCH questions"),
             (RowFilter { undoes: Some(RunId::new(id)), ..all() }, "SEARCH undoes"),

@@ -17,6 +17,9 @@ use super::drive::Live;
 use super::{Inner, Runtime, blocking, undo};
 use crate::operator::protocol::{Reply, Request, RunView, Status, TokenView, UndoWhat};
 
+/// Who revokes a token that ran out.
+const NOBODY: &str = "turnback";
+
 /// Longest list one request returns.
 const LIST_LIMIT: usize = 10_000;
 
@@ -156,10 +159,7 @@ impl Inner {
                 let _one_at_a_time = self.answering.lock().await;
                 let run = self.load(row.run).await?;
                 match &run.state {
-                    State::Parked(parked) if parked.question.expires <= self.now() => {
-                        let live = self.answered(run, Answer::Expired).await?;
-                        self.drive_to_end(live).await.map(drop)
-                    }
+                    State::Parked(parked) if parked.question.expires <= self.now() => self.silence(run).await,
                     _ => Ok(()),
                 }
             };
@@ -167,6 +167,30 @@ impl Inner {
                 tracing::error!(run = %row.run, %refusal, "question could not be ended");
             }
         }
+    }
+
+    /// Takes silence for a no.
+    pub(super) async fn silence(self: &Arc<Self>, run: run::Run) -> Result<(), Refusal> {
+        let live = self.answered(run, Answer::Expired).await?;
+        self.drive_to_end(live).await.map(drop)
+    }
+
+    /// Revokes the tokens that ran out.
+    pub(super) async fn expire_tokens(&self) {
+        let now = self.now();
+        let view = self.board.view();
+        for (id, _) in view.tokens.iter().filter(|(_, token)| token.expires <= now) {
+            if let Err(refusal) = self.drop_token(*id, NOBODY).await {
+                tracing::error!(token = %id, %refusal, "token could not be revoked when it ran out");
+            }
+        }
+    }
+
+    async fn drop_token(&self, id: TokenId, by: &str) -> Result<(), Refusal> {
+        let delete = Projection::Delete { table: Table::Tokens, key: id.to_string() };
+        self.append(vec![(Body::TokenRevoked { token: id, by: by.to_owned() }, Some(delete))]).await?;
+        self.board.drop_token(id);
+        Ok(())
     }
 
     async fn undo(self: &Arc<Self>, what: UndoWhat, dry_run: bool, by: &str) -> Result<Reply, Refusal> {
@@ -257,9 +281,7 @@ impl Inner {
                 .at(text)
                 .next("see: turnback token list"));
         };
-        let delete = Projection::Delete { table: Table::Tokens, key: id.to_string() };
-        self.append(vec![(Body::TokenRevoked { token: id, by: by.to_owned() }, Some(delete))]).await?;
-        self.board.drop_token(id);
+        self.drop_token(id, by).await?;
         Ok(Reply::Done)
     }
 

@@ -216,6 +216,7 @@ impl Inner {
         let contract = &run.contract;
         let agent = contract.actor.agent();
         let now = self.now();
+        let wall = Some(self.time.wall()).filter(|wall| *wall < now);
         let mut ledgers = lock(&self.ledgers);
         let mut ledger = match (phase, agent, &self.settings.limits.budget) {
             (Phase::After, Some(name), Some(budget)) => {
@@ -227,6 +228,7 @@ impl Inner {
         let facts = Facts {
             contract,
             now,
+            wall,
             agent: agent.and_then(|name| view.agents.get(name)),
             controls: &view.controls,
             mode: self.settings.environments.get(&contract.environment).copied().unwrap_or_default(),

@@ -18,6 +18,7 @@ mod patience;
 mod probes;
 mod recover;
 mod settings;
+mod steady;
 mod undo;
 mod view;
 
@@ -72,6 +73,7 @@ struct Inner {
     /// Answers to questions are taken one at a time. Invariant `ONE-USE`.
     answering: tokio::sync::Mutex<()>,
     turned: Arc<AtomicUsize>,
+    time: steady::Steady,
     started: Timestamp,
 }
 
@@ -99,7 +101,8 @@ impl Runtime {
             .into_iter()
             .map(|resource| (resource.name.clone(), Bound { resource, lock: Arc::default() }))
             .collect();
-        let started = (settings.clock)();
+        let time = steady::Steady::new(Arc::clone(&settings.clock));
+        let started = time.now();
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -112,6 +115,7 @@ impl Runtime {
             behind: Behind::default(),
             answering: tokio::sync::Mutex::default(),
             turned: Arc::default(),
+            time,
             started,
         });
         let program = env!("CARGO_PKG_VERSION").to_owned();
@@ -121,12 +125,14 @@ impl Runtime {
         recover::recover(&inner, fresh).await?;
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            // Silence is a no: questions are looked at every second.
+            // Silence is a no: questions are looked at every second, and so are tokens. What ran out is
+            // recorded as over, so that it stays over whatever a clock says later.
             let mut tick = tokio::time::interval(Duration::from_secs(1));
             loop {
                 tick.tick().await;
                 let Some(inner) = weak.upgrade() else { return };
                 inner.expire_questions().await;
+                inner.expire_tokens().await;
             }
         });
         Ok(Self(inner))
@@ -192,7 +198,7 @@ impl Inner {
     }
 
     fn now(&self) -> Timestamp {
-        (self.settings.clock)()
+        self.time.now()
     }
 
     /// Appends records and waits until they are durable.
@@ -331,6 +337,10 @@ impl Desk for Runtime {
         inner.append_behind(batch, move || {
             counter.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.now()
     }
 
     fn question_page(&self, approval: &str) -> Option<String> {

@@ -14,6 +14,7 @@ use turnback_core::refusal::Refusal;
 use turnback_journal::RowFilter;
 
 use super::drive::Live;
+use super::steady::LEEWAY;
 use super::{Inner, lock};
 
 /// Resolves every run that was under way, sweeps what staging left behind, restores budgets.
@@ -29,6 +30,13 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
     // First, because what was approved is staged again under the same name.
     sweep(inner)?;
     let open = inner.journal.rows(&RowFilter { open: true, ..RowFilter::default() }).map_err(Refusal::from)?;
+    // A question from the future means that the clock was set back while nothing ran. It would be open to
+    // answers for as long again as the clock was set back.
+    let latest = inner.now().saturating_add(LEEWAY).unwrap_or(Timestamp::MAX);
+    for row in open.iter().filter(|row| row.state == "parked" && row.updated > latest) {
+        tracing::warn!(run = %row.run, asked = %row.updated, "the clock went back: its question counts as expired");
+        inner.silence(inner.load(row.run).await?).await?;
+    }
     // Oldest first, so that a run is resolved before an undo of it is.
     for row in open.into_iter().rev().filter(|row| row.state != "parked") {
         let run = inner.load(row.run).await?;
@@ -69,7 +77,8 @@ fn restore_budgets(inner: &Inner) -> Result<(), Refusal> {
     let mut spent: HashMap<AgentName, Vec<(Timestamp, Spent)>> = HashMap::new();
     for row in rows {
         if let (Some(agent), Some(at)) = (row.actor.agent(), row.committed) {
-            spent.entry(agent.clone()).or_default().push((at, row.spent));
+            // Not later than now: a clock that was set back must not make a window longer.
+            spent.entry(agent.clone()).or_default().push((at.min(inner.started), row.spent));
         }
     }
     *lock(&inner.ledgers) =
