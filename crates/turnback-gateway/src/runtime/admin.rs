@@ -6,7 +6,7 @@ use std::sync::Arc;
 use turnback_core::contract::Actor;
 use turnback_core::gates::controls::{Scope, Switch};
 use turnback_core::gates::ownership::Agent;
-use turnback_core::names::{AgentName, RunId, TokenId};
+use turnback_core::names::{AgentName, ApprovalId, RunId, TokenId};
 use turnback_core::record::{Body, Token};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{self, Answer, Event, State};
@@ -22,6 +22,20 @@ const NOBODY: &str = "turnback";
 
 /// Longest list one request returns.
 const LIST_LIMIT: usize = 10_000;
+
+/// What a person said.
+enum Said<'a> {
+    /// Yes to the question or run of that name, in full or short.
+    Yes(&'a str),
+    /// No, for a reason.
+    No(String),
+}
+
+/// Whether `name` means this question: by its own digits, or by its run.
+fn is_meant(question: &ApprovalId, name: &str) -> bool {
+    let name = name.trim().to_ascii_lowercase();
+    name.strip_prefix("ap_").is_none_or(|digits| question.uuid().simple().to_string().ends_with(digits))
+}
 
 impl Runtime {
     /// Answers one operator's request. `by` is the system user the kernel names.
@@ -50,11 +64,11 @@ impl Inner {
             Request::Show { run } => Ok(Reply::Run(Box::new(self.view(self.find(&run).await?).await?))),
             Request::Approve { approval } => {
                 let id = self.find(&approval).await?;
-                self.answer(id, by, None).await.map(|view| Reply::Ended(Box::new(vec![view])))
+                self.answer(id, by, Said::Yes(&approval)).await.map(|view| Reply::Ended(Box::new(vec![view])))
             }
             Request::Reject { approval, reason } => {
                 let id = self.find(&approval).await?;
-                self.answer(id, by, Some(reason)).await.map(|view| Reply::Ended(Box::new(vec![view])))
+                self.answer(id, by, Said::No(reason)).await.map(|view| Reply::Ended(Box::new(vec![view])))
             }
             Request::Undo { what, dry_run } => self.undo(what, dry_run, by).await,
             Request::AgentAdd { name, owner } => self.add_agent(name, owner, by).await,
@@ -107,9 +121,9 @@ impl Inner {
         })
     }
 
-    /// Answers a question: yes without a reason, no with one. Invariant `ONE-USE`: answers are taken
-    /// one at a time, the run must still be parked, and the answer is durable before anything follows.
-    async fn answer(self: &Arc<Self>, id: RunId, by: &str, no: Option<String>) -> Result<RunView, Refusal> {
+    /// Answers a question. Invariant `ONE-USE`: answers are taken one at a time, the run must still be
+    /// parked, and the answer is durable before anything follows.
+    async fn answer(self: &Arc<Self>, id: RunId, by: &str, said: Said<'_>) -> Result<RunView, Refusal> {
         let live = {
             let _one_at_a_time = self.answering.lock().await;
             let run = self.load(id).await?;
@@ -119,9 +133,17 @@ impl Inner {
                     .next(format!("turnback show {}", id.short())));
             };
             let now = self.now();
-            let answer = match no {
-                Some(reason) => Answer::Rejected { by: by.to_owned(), reason },
-                None => {
+            let answer = match said {
+                Said::No(reason) => Answer::Rejected { by: by.to_owned(), reason },
+                Said::Yes(question) => {
+                    // A run that moved asks again. Who was shown the earlier question has not seen what this
+                    // one asks, so a yes to the earlier one is none to this.
+                    if !is_meant(&parked.question.id, question) {
+                        let message = format!("`{}` was asked again as `{}`", visible(question), parked.question.id);
+                        return Err(Refusal::new(Code::Moved, message)
+                            .at(id.short())
+                            .next(format!("look at what it asks now: turnback show {}", id.short())));
+                    }
                     let approval = parked.question.approve(&run.contract, by, now);
                     let approval = approval.map_err(|e| Refusal::new(Code::Rejected, e.to_string()).at(id.short()))?;
                     Answer::Approved { approval: Box::new(approval) }

@@ -59,6 +59,8 @@ pub(super) struct Live {
     blobs: Vec<(Sha256, Vec<u8>)>,
     staged: Option<Staged>,
     hold: Option<OwnedMutexGuard<()>>,
+    /// While runs it counters are marked and the marks are not handed over yet.
+    telling: Option<OwnedMutexGuard<()>>,
     reading: Option<Reading>,
     /// Why an undo could not be staged, place by place.
     pub(super) conflicts: Vec<Conflict>,
@@ -75,6 +77,7 @@ impl Live {
             blobs: Vec::new(),
             staged: None,
             hold: None,
+            telling: None,
             reading: None,
             conflicts: Vec::new(),
             rolled_back: None,
@@ -142,6 +145,7 @@ impl Inner {
         }
         fail::fail_point!("before-outcome", |_| turnback_journal::crash());
         self.write(&mut live).await?;
+        live.telling = None;
         fail::fail_point!("after-outcome", |_| turnback_journal::crash());
         if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {
             self.wake(live.run.id);
@@ -180,6 +184,7 @@ impl Inner {
                 Ok(live)
             }
             Command::MarkUndone => {
+                live.telling = Some(Arc::clone(&self.telling).lock_owned().await);
                 for id in live.run.contract.undoes.clone() {
                     self.flip(&mut live, id, true).await?;
                     fail::fail_point!("in-undone-marks", |_| turnback_journal::crash());
@@ -366,7 +371,7 @@ impl Inner {
                 Event::Abandoned { why: format!("joined run `{first}`, which waits for the same action") },
             )?;
             self.write(&mut live).await?;
-            let joined = self.load(first).await?;
+            let joined = self.joined(first, &action).await?;
             live.run = joined;
             return Ok(live);
         }

@@ -72,6 +72,9 @@ struct Inner {
     behind: Behind,
     /// Answers to questions are taken one at a time. Invariant `ONE-USE`.
     answering: tokio::sync::Mutex<()>,
+    /// Held from reading how a run ended until what changes of its end – that its caller heard it, that it
+    /// was undone – is handed to the journal: two such events of one run never rest on the same reading.
+    telling: Arc<tokio::sync::Mutex<()>>,
     turned: Arc<AtomicUsize>,
     time: steady::Steady,
     started: Timestamp,
@@ -114,6 +117,7 @@ impl Runtime {
             waiters: Mutex::default(),
             behind: Behind::default(),
             answering: tokio::sync::Mutex::default(),
+            telling: Arc::default(),
             turned: Arc::default(),
             time,
             started,
@@ -382,7 +386,7 @@ impl Inner {
         if contract.writes() {
             let joined = lock(&self.joinable).get(&contract.digest()).copied();
             if let Some(id) = joined {
-                return self.join(id).await;
+                return self.join(id, &contract.digest()).await;
             }
         }
         let id = RunId::new(uuid::Uuid::now_v7());
@@ -394,11 +398,32 @@ impl Inner {
     }
 
     /// What a repeated call is told: that its run still waits, or, once, how it ended.
-    async fn join(&self, id: RunId) -> Answer {
-        match self.load(id).await {
+    async fn join(&self, id: RunId, action: &ActionDigest) -> Answer {
+        match self.joined(id, action).await {
             Ok(run) if run.state.is_over() => self.deliver(run).await,
             Ok(run) => self.pending(&run),
             Err(refusal) => answer::refused(Some(id), refusal),
+        }
+    }
+
+    /// The run another call for the same action is about to park. It is joined before its question is
+    /// durable, so it may have to be waited for.
+    async fn joined(&self, id: RunId, action: &ActionDigest) -> Result<run::Run, Refusal> {
+        loop {
+            let missing = match self.load(id).await {
+                Err(refusal) if refusal.code == Code::NotFound => refusal,
+                found => return found,
+            };
+            // Registered before it is looked for again, so that its wake in between is not missed.
+            let mut parked = lock(&self.waiters).entry(id).or_insert_with(|| watch::channel(()).0).subscribe();
+            if lock(&self.joinable).get(action) != Some(&id) {
+                return Err(missing);
+            }
+            if let found @ Ok(_) = self.load(id).await {
+                return found;
+            }
+            // A sender that is gone has woken everybody.
+            let _ = parked.changed().await;
         }
     }
 
@@ -406,6 +431,13 @@ impl Inner {
     async fn deliver(&self, run: run::Run) -> Answer {
         let told = answer::of(&run, None);
         if run.undelivered {
+            // Two who hear it at once both hear it; the record says so once.
+            let _one_at_a_time = self.telling.lock().await;
+            let run = match self.load(run.id).await {
+                Ok(run) if run.undelivered => run,
+                Ok(_) => return told,
+                Err(refusal) => return answer::refused(Some(run.id), refusal),
+            };
             let digest = run.contract.digest();
             let id = run.id;
             match run::step(run, run::Event::Delivered, self.now()) {

@@ -1,9 +1,12 @@
 //! Runs every story in `scenarios/`: one test for each file, each with a node of its own, driven through
 //! its real doors. The format is described in `scenarios/README.md`.
 
+mod cli;
+mod crowd;
 mod doors;
 mod format;
 mod place;
+mod raw;
 mod record;
 mod story;
 
