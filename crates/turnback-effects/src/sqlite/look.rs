@@ -1,5 +1,6 @@
 //! Looking at what a recipe did: probe, observe, diff, touches. Changes nothing.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension as _};
@@ -12,9 +13,10 @@ use turnback_core::run::{Measurement, Observation, Standing};
 use super::MARKS;
 use super::catalog::{self, quoted};
 use super::cell::Cell;
-use super::connection::{File, failure};
+use super::connection::failure;
 use super::recipe::{Recipe, object_place};
 use super::session::{Change, Changeset, Op};
+use super::slot::Slot;
 use crate::Artifacts;
 
 /// Most rows read back after a commit.
@@ -33,18 +35,19 @@ fn changeset(recipe: &Recipe, artifacts: &dyn Artifacts) -> Result<Changeset, Re
 }
 
 /// Whether the run's mark is in the database.
-pub(super) fn probe(file: &File, run: RunId, measurement: &Measurement) -> Standing {
+pub(super) fn probe(slot: &Arc<Slot>, run: RunId, measurement: &Measurement) -> Standing {
     let look = || -> Result<Option<String>, Refusal> {
-        let (c, _watch) = file.reader(WAIT)?;
-        let there: bool = c
-            .query_row("SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = ?1)", [MARKS], |r| r.get(0))
-            .map_err(|e| failure(&e))?;
-        if !there {
-            return Ok(None);
+        let line = slot.reader(WAIT)?;
+        let mut effect = None;
+        if line.catalog()?.marks {
+            effect = line
+                .connection
+                .query_row(&format!("SELECT effect FROM main.{MARKS} WHERE run = ?1"), [run.to_string()], |r| r.get(0))
+                .optional()
+                .map_err(|e| failure(&e))?;
         }
-        c.query_row(&format!("SELECT effect FROM main.{MARKS} WHERE run = ?1"), [run.to_string()], |r| r.get(0))
-            .optional()
-            .map_err(|e| failure(&e))
+        line.keep();
+        Ok(effect)
     };
     match look() {
         Ok(None) => Standing::Before,
@@ -58,26 +61,27 @@ pub(super) fn probe(file: &File, run: RunId, measurement: &Measurement) -> Stand
 
 /// Reads touched rows back and compares them with what was predicted.
 pub(super) fn observe(
-    file: &File,
+    slot: &Arc<Slot>,
     measurement: &Measurement,
     artifacts: &dyn Artifacts,
 ) -> Result<Observation, Refusal> {
     let recipe = Recipe::parse(&measurement.recipe)?;
     let changeset = changeset(&recipe, artifacts)?;
-    let (c, watch) = file.reader(WAIT)?;
-    watch.deadline(Some(Instant::now() + TIME));
+    let line = slot.reader(WAIT)?;
+    line.watch.deadline(Some(Instant::now() + TIME));
+    let c = &line.connection;
     let mut seen = Observation::default();
     changeset
         .each(|change| {
             if seen.compared < COMPARED {
                 seen.compared += 1;
-                seen.differences.extend(compare(&c, &change, recipe.columns(&change.table))?);
+                seen.differences.extend(compare(c, &change, recipe.columns(&change.table))?);
             }
             Ok(())
         })
         .map_err(|e| failure(&e))?;
     if let Some(schema) = &recipe.schema {
-        let now = catalog::objects(&c).map_err(|e| failure(&e))?;
+        let now = catalog::objects(c).map_err(|e| failure(&e))?;
         for object in &schema.after {
             seen.compared += 1;
             if !now.contains(object) {
@@ -93,11 +97,12 @@ pub(super) fn observe(
         }
         for (table, content) in schema.contents.iter().filter(|(_, content)| content.rows <= COMPARED) {
             seen.compared += content.rows;
-            if catalog::digest(&c, table).map_err(|e| failure(&e))? != content.digest {
+            if catalog::digest(c, table).map_err(|e| failure(&e))? != content.digest {
                 seen.differences.push(format!("table `{table}` holds other rows than predicted"));
             }
         }
     }
+    line.keep();
     Ok(seen)
 }
 

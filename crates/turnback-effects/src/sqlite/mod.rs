@@ -7,7 +7,9 @@
 //! | file | owns |
 //! |---|---|
 //! | `statement.rs` | what a statement is, from its first words; explains, never enforces |
-//! | `connection.rs` | the file's identity, the one write connection, the authorizer: the boundary |
+//! | `watch.rs` | the authorizer: the boundary around an agent's statement |
+//! | `connection.rs` | the file's identity; opening connections |
+//! | `slot.rs` | connections kept between actions; the one that writes and who holds it |
 //! | `stage.rs` | performing, measuring, committing |
 //! | `shape.rs` | a schema change from both sides: objects, pre-images |
 //! | `proof.rs` | whether anything can have changed unseen; whether the inverse restores |
@@ -16,7 +18,7 @@
 //! | `undo.rs` | inverses of recorded runs as one more action to be staged |
 //! | `recipe.rs` | what a commit does, written down; digests, places, counts |
 //! | `read.rs`, `look.rs` | the read tools; probe, observe, diff |
-//! | `session.rs` | the session extension; all `unsafe` |
+//! | `session.rs`, `raw.rs` | the session extension and a few more calls; all `unsafe` |
 //! | `catalog.rs`, `cell.rs` | the schema as it is; one value without loss |
 //!
 //! Never performed: transactions, `ATTACH`, `PRAGMA`, `VACUUM`, temporary and virtual tables, several
@@ -28,13 +30,16 @@ mod cell;
 mod connection;
 mod look;
 mod proof;
+mod raw;
 mod read;
 mod recipe;
 mod session;
 mod shape;
+mod slot;
 mod stage;
 mod statement;
 mod undo;
+mod watch;
 mod way_back;
 mod whole;
 
@@ -49,8 +54,9 @@ use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{Measurement, Observation, Outcome, Standing};
 use turnback_core::tool::{Kind, Risk, ToolSpec, Verb};
 
-use self::connection::{File, Slot};
+use self::connection::File;
 use self::read::Params;
+use self::slot::Slot;
 use crate::{Artifacts, Bounds, Domain, Progress, Reading, Staged, UndoRefused, Undone};
 
 /// The table of committed runs. Invisible and untouchable for agents.
@@ -186,8 +192,8 @@ impl Domain for Sqlite {
         self.aim(&contract.local, &contract.arguments)?;
         let arguments = arguments(&contract.local, &contract.arguments)?;
         match contract.local.as_str() {
-            "schema" => read::schema(&self.slot.file, bounds),
-            "query" => read::query(&self.slot.file, arguments.sql, &arguments.params, bounds),
+            "schema" => read::schema(&self.slot, bounds),
+            "query" => read::query(&self.slot, arguments.sql, &arguments.params, bounds),
             other => Err(Refusal::new(Code::Unsupported, format!("`{other}` is not a read"))),
         }
     }
@@ -228,7 +234,7 @@ impl Domain for Sqlite {
     }
 
     fn probe(&self, run: RunId, measurement: &Measurement) -> Standing {
-        look::probe(&self.slot.file, run, measurement)
+        look::probe(&self.slot, run, measurement)
     }
 
     fn finish(&self, _run: RunId, _measurement: &Measurement, _progress: Progress<'_>) -> Outcome {
@@ -242,7 +248,7 @@ impl Domain for Sqlite {
         measurement: &Measurement,
         artifacts: &dyn Artifacts,
     ) -> Result<Observation, Refusal> {
-        look::observe(&self.slot.file, measurement, artifacts)
+        look::observe(&self.slot, measurement, artifacts)
     }
 
     fn diff(&self, measurement: &Measurement, artifacts: &dyn Artifacts) -> Result<String, Refusal> {

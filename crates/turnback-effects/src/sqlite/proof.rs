@@ -8,10 +8,11 @@ use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Completeness, Level};
 
 use super::catalog::{self, Table, TableKind, quoted};
-use super::connection::{Reported, failure, own};
+use super::connection::{failure, own};
 use super::recipe::{Recipe, object_place};
 use super::session::{Changeset, Session};
 use super::shape::{Shape, difference, sequence};
+use super::watch::Reported;
 use super::way_back;
 
 /// A table the session extension may not see completely.

@@ -389,19 +389,3 @@ fn read_value(value: *mut ffi::sqlite3_value) -> Cell {
         }
     }
 }
-
-/// Whether deferred foreign keys stand violated in the open transaction, so that COMMIT would fail.
-pub(super) fn foreign_keys_violated(connection: &Connection) -> rusqlite::Result<bool> {
-    let (mut current, mut high): (c_int, c_int) = (0, 0);
-    // SAFETY: the handle is valid while `connection` is borrowed; both out-pointers are valid.
-    check(unsafe {
-        ffi::sqlite3_db_status(
-            connection.handle(),
-            ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
-            &raw mut current,
-            &raw mut high,
-            0,
-        )
-    })?;
-    Ok(current != 0)
-}

@@ -9,9 +9,10 @@ use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 
 use super::catalog::{self, Object, Table, TableKind};
-use super::connection::{Lease, own};
+use super::connection::own;
 use super::recipe::{Content, Image, SchemaChange};
 use super::session;
+use super::slot::Lease;
 use super::stage::Action;
 use crate::{Artifact, Bounds, UndoRefused};
 

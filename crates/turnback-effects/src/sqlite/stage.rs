@@ -9,6 +9,7 @@
 //! way back earns and why. Never commits by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::config::DbConfig;
@@ -23,11 +24,14 @@ use turnback_core::text::visible;
 
 use super::MARKS;
 use super::catalog::{self, Table, TableKind};
-use super::connection::{Lease, Reported, Slot, Use, failure, is_volatile_text, own};
+use super::connection::{failure, own};
 use super::proof::{Weak, null_key, prove, weakness, witness};
+use super::raw::foreign_keys_violated;
 use super::recipe::{Recipe, Tally, Touched, object_place, summary};
-use super::session::{Session, foreign_keys_violated};
+use super::session::Session;
 use super::shape::{Shape, rehearse};
+use super::slot::{Lease, Slot, execute};
+use super::watch::{Reported, Use, is_volatile_text};
 use super::whole;
 use crate::{Artifact, Bounds, Held, Progress, Staged, UndoRefused};
 use turnback_core::effect::Effect;
@@ -44,6 +48,11 @@ pub(super) trait Action {
     /// Whether it may change the schema.
     fn changes_schema(&self) -> bool;
 
+    /// Whether it may ask how many changes the connection made before.
+    fn counts(&self) -> bool {
+        false
+    }
+
     /// The tables it may write, known before it runs.
     fn expected(&self, lease: &Lease) -> Result<BTreeSet<String>, Refusal>;
 
@@ -56,20 +65,24 @@ pub(super) trait Action {
 
 /// Stages an action.
 pub(super) fn stage(
-    slot: &std::sync::Arc<Slot>,
+    slot: &Arc<Slot>,
     run: RunId,
     resource: &ResourceName,
     bounds: &Bounds,
     action: &dyn Action,
 ) -> Result<Staged, UndoRefused> {
-    let lease = slot.lease(bounds.lock_wait)?;
+    let mut lease = slot.lease(bounds.lock_wait)?;
+    let catalog = lease.catalog()?;
+    if catalog.counts || action.counts() {
+        lease = lease.without_past(bounds.lock_wait)?;
+    }
     lease.watch.deadline(Some(Instant::now() + bounds.time));
     let c = &lease.connection;
-    let tables = own(catalog::tables(c))?;
+    let tables = &catalog.tables;
     let mut artifacts: BTreeMap<Sha256, Vec<u8>> = BTreeMap::new();
 
     let mut shape = match action.changes_schema() {
-        true => Some(rehearse(&lease, action, &tables, bounds, &mut artifacts)?),
+        true => Some(rehearse(&lease, action, tables, bounds, &mut artifacts)?),
         false => None,
     };
     let rebuilt: BTreeSet<String> = shape.as_ref().map(Shape::tables).unwrap_or_default();
@@ -92,7 +105,7 @@ pub(super) fn stage(
         .map(|t| t.name.as_str())
         .collect();
     let session = own(Session::start(c, recorded.iter().copied()))?;
-    let version: i64 = own(c.query_row("PRAGMA main.schema_version", [], |r| r.get(0)))?;
+    let version = own(catalog::version(c))?;
     let changes_before = c.total_changes();
     let performed = action.perform(&lease)?;
     if c.is_autocommit() {
@@ -149,7 +162,7 @@ pub(super) fn stage(
     if let Some(shape) = &mut shape {
         shape.after(c, bounds)?;
         recipe.schema = Some(shape.change.clone());
-    } else if own(c.query_row("PRAGMA main.schema_version", [], |r| r.get::<_, i64>(0)))? != version {
+    } else if own(catalog::version(c))? != version {
         return Err(Refusal::new(Code::Unsupported, "the statement changed the schema without saying so").into());
     }
 
@@ -158,7 +171,7 @@ pub(super) fn stage(
     let reported = performed.reported.clone().unwrap_or_default();
     let mut doubts = Vec::new();
     let completeness =
-        witness(c, &expected, &written, &rebuilt, &reported, &tables, &weak, changes, &changeset, &mut doubts)?;
+        witness(c, &expected, &written, &rebuilt, &reported, tables, &weak, changes, &changeset, &mut doubts)?;
 
     // The proof runs on the real post-state of this very action.
     let (level, evidence) = if completeness != Completeness::Closed {
@@ -186,12 +199,12 @@ pub(super) fn stage(
         .iter()
         .map(|(hash, bytes)| Snapshot { hash: *hash, place: "vault".into(), bytes: bytes.len() as u64 })
         .collect();
-    describe(&mut plan, c, &recipe, &written, &reported, &tables)?;
+    describe(&mut plan, c, &recipe, &written, &reported, tables)?;
 
     let mut line = summary(&tally.blast, &tally.indirect, recipe.schema.as_ref());
     if recipe.schema.is_none()
         && changes > rows
-        && let Some(table) = unlistable(c, &expected, &reported, &tables, &weak)?
+        && let Some(table) = unlistable(c, &expected, &reported, tables, &weak)?
     {
         tally.unlisted(&table, changes - rows);
         let more = format!("changes {} rows of `{}` that cannot be listed", changes - rows, visible(&table));
@@ -249,32 +262,36 @@ struct Open {
     lease: Lease,
 }
 
+impl Open {
+    /// The mark commits with the effect, so a lost answer can be looked up.
+    fn mark(&self) -> Result<(), Refusal> {
+        let c = &self.lease.connection;
+        let catalog = self.lease.catalog()?;
+        if catalog.marks_trigger {
+            // It would run unmeasured. The switch stays off, so this connection is not kept.
+            own(c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false))?;
+        }
+        if !catalog.marks {
+            own(c.execute_batch(&format!(
+                "CREATE TABLE IF NOT EXISTS main.{MARKS} (run TEXT NOT NULL PRIMARY KEY, effect TEXT NOT NULL, \
+                 at INTEGER NOT NULL) WITHOUT ROWID"
+            )))?;
+        }
+        let insert = format!("INSERT INTO main.{MARKS} (run, effect, at) VALUES (?1, ?2, unixepoch())");
+        own(c.prepare_cached(&insert).and_then(|mut insert| insert.execute((&self.run, &self.effect))).map(drop))
+    }
+}
+
 impl Held for Open {
     fn commit(self: Box<Self>, _progress: Progress<'_>) -> Outcome {
-        let c = &self.lease.connection;
-        if let Err(refusal) = self.lease.file().still() {
+        if let Err(refusal) = self.lease.still().and_then(|_| self.mark()) {
             return Outcome::Failed { refusal };
         }
-        // The mark commits with the effect, so a lost answer can be looked up. A trigger somebody hung on
-        // the marks would run unmeasured.
-        let marked = c
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
-            .and_then(|_| {
-                c.execute_batch(&format!(
-                    "CREATE TABLE IF NOT EXISTS main.{MARKS} (run TEXT NOT NULL PRIMARY KEY, effect TEXT NOT NULL, \
-                 at INTEGER NOT NULL) WITHOUT ROWID"
-                ))
-            })
-            .and_then(|()| {
-                c.execute(
-                    &format!("INSERT INTO main.{MARKS} (run, effect, at) VALUES (?1, ?2, unixepoch())"),
-                    (&self.run, &self.effect),
-                )
-            });
-        if let Err(error) = marked {
-            return Outcome::Failed { refusal: failure(&error) };
-        }
-        let Err(error) = c.execute_batch("COMMIT") else { return Outcome::Succeeded };
+        let c = &self.lease.connection;
+        let Err(error) = execute(c, "COMMIT") else {
+            self.lease.keep();
+            return Outcome::Succeeded;
+        };
         let code = error.sqlite_error_code();
         let undone = matches!(
             code,
@@ -373,9 +390,12 @@ impl Action for Execute<'_> {
         self.schema
     }
 
+    fn counts(&self) -> bool {
+        catalog::counts(self.sql)
+    }
+
     fn expected(&self, lease: &Lease) -> Result<BTreeSet<String>, Refusal> {
-        let names = own(catalog::tables(&lease.connection))?.into_keys();
-        lease.watch.begin(self.r#use(), names);
+        lease.watch.begin(self.r#use(), Arc::clone(&lease.catalog()?.names));
         let prepared = lease.connection.prepare(self.sql).map(drop);
         lease.watch.turn(Use::Own);
         prepared.map_err(|e| super::connection::statement_failure(&e, &lease.watch))?;
@@ -383,8 +403,7 @@ impl Action for Execute<'_> {
     }
 
     fn perform(&self, lease: &Lease) -> Result<Performed, UndoRefused> {
-        let names = own(catalog::tables(&lease.connection))?.into_keys();
-        lease.watch.begin(self.r#use(), names);
+        lease.watch.begin(self.r#use(), Arc::clone(&lease.catalog()?.names));
         let ran = super::read::run(&lease.connection, self.sql, self.params, self.bounds, false);
         lease.watch.turn(Use::Own);
         let answer = ran.map_err(|e| e.refusal(&lease.watch))?;

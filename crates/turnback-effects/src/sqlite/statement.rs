@@ -5,7 +5,7 @@
 
 use turnback_core::refusal::{Code, Refusal};
 
-use super::connection::is_own;
+use super::watch::is_own;
 
 /// The class of a statement and the table or object it names first.
 #[derive(Clone, Debug, PartialEq, Eq)]

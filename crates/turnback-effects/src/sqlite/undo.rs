@@ -7,9 +7,10 @@ use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Conflict, Level};
 
-use super::connection::{Lease, failure, own};
+use super::connection::{failure, own};
 use super::recipe::Recipe;
 use super::session::{Changeset, Op};
+use super::slot::Lease;
 use super::stage::{Action, Performed};
 use super::way_back;
 use crate::{Artifacts, UndoRefused, Undone};
