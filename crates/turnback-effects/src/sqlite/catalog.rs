@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use turnback_core::digest::Sha256;
 
 use super::MARKS;
-use super::cell::Cell;
+use super::cell;
 use super::watch::is_own;
 
 /// One schema object as `CREATE ...` wrote it.
@@ -267,7 +267,7 @@ pub(super) fn each_row(
     while let Some(row) = rows.next()? {
         let mut bytes = Vec::new();
         for at in 0..columns.len() {
-            Cell::of(row.get_ref(at)?).encode(&mut bytes);
+            cell::encode(row.get_ref(at)?, &mut bytes);
         }
         each(bytes)?;
     }

@@ -1,7 +1,7 @@
 //! The SQLite domain: one database file; row changes proved before they are committed.
 //!
-//! A statement runs once inside an open transaction of Turnback's own connection, recorded by SQLite's
-//! session extension. The inverse is tried on the real post-state, and only then is the action judged.
+//! A statement runs once inside an open transaction of Turnback's own connection, every written row
+//! recorded. The inverse is tried on the real post-state, and only then is the action judged.
 //! What was proved is what is committed: the very same open transaction.
 //!
 //! | file | owns |
@@ -18,7 +18,9 @@
 //! | `undo.rs` | inverses of recorded runs as one more action to be staged |
 //! | `recipe.rs` | what a commit does, written down; digests, places, counts |
 //! | `read.rs`, `look.rs` | the read tools; probe, observe, diff |
-//! | `session.rs`, `raw.rs` | the session extension and a few more calls; all `unsafe` |
+//! | `record.rs` | what every written row held before and holds now |
+//! | `changeset.rs` | row changes in SQLite's format, read and written |
+//! | `session.rs`, `raw.rs` | applying them; a few more calls into the library |
 //! | `catalog.rs`, `cell.rs` | the schema as it is; one value without loss |
 //!
 //! Never performed: transactions, `ATTACH`, `PRAGMA`, `VACUUM`, temporary and virtual tables, several
@@ -27,12 +29,16 @@
 
 mod catalog;
 mod cell;
+mod changeset;
 mod connection;
 mod look;
+#[cfg(test)]
+mod oracle;
 mod proof;
 mod raw;
 mod read;
 mod recipe;
+mod record;
 mod session;
 mod shape;
 mod slot;

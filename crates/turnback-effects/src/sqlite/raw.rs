@@ -3,10 +3,20 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ffi};
 
 pub(super) fn check(code: c_int) -> rusqlite::Result<()> {
     if code == ffi::SQLITE_OK { Ok(()) } else { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)) }
+}
+
+pub(super) fn no_memory() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_NOMEM), None)
+}
+
+/// The error for more bytes than a limit allows.
+pub(super) fn too_big() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_TOOBIG), None)
 }
 
 /// The first bytes of the database file, read through SQLite's own descriptor: opening and closing
@@ -55,4 +65,23 @@ pub(super) fn foreign_keys_violated(connection: &Connection) -> rusqlite::Result
 pub(super) fn forget_last_insert(connection: &Connection) {
     // SAFETY: the handle is valid while `connection` is borrowed.
     unsafe { ffi::sqlite3_set_last_insert_rowid(connection.handle(), 0) };
+}
+
+/// A value of SQLite's, for as long as SQLite says it is valid: the caller holds a live one.
+pub(super) unsafe fn borrow<'v>(value: *mut ffi::sqlite3_value) -> ValueRef<'v> {
+    // SAFETY: the value is live; the text or blob pointer is asked for before its length, as
+    // SQLite requires.
+    unsafe {
+        let bytes = |data: *const c_void| {
+            let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
+            if data.is_null() || length == 0 { &[][..] } else { std::slice::from_raw_parts(data.cast::<u8>(), length) }
+        };
+        match ffi::sqlite3_value_type(value) {
+            ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(value)),
+            ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(value)),
+            ffi::SQLITE_TEXT => ValueRef::Text(bytes(ffi::sqlite3_value_text(value).cast::<c_void>())),
+            ffi::SQLITE_BLOB => ValueRef::Blob(bytes(ffi::sqlite3_value_blob(value))),
+            _ => ValueRef::Null,
+        }
+    }
 }

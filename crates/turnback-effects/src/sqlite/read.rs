@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Statement};
 use serde_json::{Map, Value, json};
 use turnback_core::refusal::{Code, Refusal};
 
@@ -121,21 +121,20 @@ impl Answer {
     }
 }
 
-/// Runs one statement to its end and keeps as many rows of its answer as the bounds allow. Writes are
-/// stepped to the end whatever is kept; so are reads, to count what is left out.
-pub(super) fn run(
-    c: &Connection,
-    sql: &str,
-    params: &Params,
-    bounds: &Bounds,
-    only_reads: bool,
-) -> Result<Answer, Problem> {
-    let mut statement = c.prepare(sql)?;
+/// Compiles an agent's statement.
+pub(super) fn compile<'c>(c: &'c Connection, sql: &str, only_reads: bool) -> Result<Statement<'c>, Problem> {
+    let statement = c.prepare(sql)?;
     if only_reads && !statement.readonly() {
         return Err(Problem::Refused(
             Refusal::new(Code::Unsupported, "a query only reads").at("arguments.sql").next("use `execute` to write"),
         ));
     }
+    Ok(statement)
+}
+
+/// Runs one statement to its end and keeps as many rows of its answer as the bounds allow. Writes are
+/// stepped to the end whatever is kept; so are reads, to count what is left out.
+pub(super) fn run(mut statement: Statement<'_>, params: &Params, bounds: &Bounds) -> Result<Answer, Problem> {
     params.bind(&mut statement)?;
     let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let width = columns.len();
@@ -177,7 +176,9 @@ pub(super) fn query(slot: &Arc<Slot>, sql: &str, params: &Params, bounds: &Bound
     let watch = &line.watch;
     watch.deadline(Some(Instant::now() + bounds.time));
     watch.begin(Use::Read, Arc::clone(&line.catalog()?.names));
-    let answer = run(&line.connection, sql, params, bounds, true).map_err(|e| e.refusal(watch))?;
+    let answer = compile(&line.connection, sql, true)
+        .and_then(|statement| run(statement, params, bounds))
+        .map_err(|e| e.refusal(watch))?;
     watch.turn(Use::Own);
     let places = watch.reported().read.into_iter().collect();
     line.keep();

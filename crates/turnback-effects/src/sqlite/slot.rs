@@ -27,6 +27,7 @@ use turnback_core::refusal::{Code, Refusal};
 use super::catalog::Catalog;
 use super::connection::{File, Stamp, failure, own};
 use super::raw;
+use super::record::Recorder;
 use super::watch::Watch;
 
 /// How long a connection stays open unused.
@@ -39,6 +40,8 @@ const READERS: usize = 4;
 pub(super) struct Line {
     pub(super) connection: Connection,
     pub(super) watch: Watch,
+    // Fields drop in this order: the connection is closed before what its hook points to goes.
+    pub(super) recorder: Recorder,
     catalog: RefCell<Option<Arc<Catalog>>>,
     file: File,
     /// The log and the index it opened.
@@ -153,6 +156,7 @@ impl Slot {
     ) {
         line.used = true;
         line.watch.rest();
+        line.recorder.rest();
         if !line.clean() {
             return;
         }
@@ -191,8 +195,8 @@ impl Slot {
 
     fn line(&self, opened: Result<(Connection, Watch), Refusal>, epoch: u64) -> Result<Line, Refusal> {
         let (connection, watch) = opened?;
-        let (catalog, file) = (RefCell::new(None), self.file.clone());
-        Ok(Line { connection, watch, catalog, file, beside: None, epoch, used: false })
+        let (recorder, catalog, file) = (Recorder::over(&connection), RefCell::new(None), self.file.clone());
+        Ok(Line { connection, watch, recorder, catalog, file, beside: None, epoch, used: false })
     }
 
     /// A connection that can only read, in a transaction of its own.

@@ -7,9 +7,9 @@ use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Conflict, Level};
 
+use super::changeset::{Changeset, Op};
 use super::connection::{failure, own};
 use super::recipe::Recipe;
-use super::session::{Changeset, Op};
 use super::slot::Lease;
 use super::stage::{Action, Performed};
 use super::way_back;
@@ -86,15 +86,17 @@ impl<'a> Undo<'a> {
 }
 
 impl Action for Undo<'_> {
+    type Ready<'c> = ();
+
     fn changes_schema(&self) -> bool {
         self.recipes.iter().any(|r| r.schema.is_some())
     }
 
-    fn expected(&self, _lease: &Lease) -> Result<BTreeSet<String>, Refusal> {
-        Ok(self.recipes.iter().flat_map(|r| r.tables.keys().cloned()).collect())
+    fn ready(&self, _lease: &Lease) -> Result<(BTreeSet<String>, ()), Refusal> {
+        Ok((self.recipes.iter().flat_map(|r| r.tables.keys().cloned()).collect(), ()))
     }
 
-    fn perform(&self, lease: &Lease) -> Result<Performed, UndoRefused> {
+    fn perform(&self, lease: &Lease, (): ()) -> Result<Performed, UndoRefused> {
         let c = &lease.connection;
         own(c.execute_batch("SAVEPOINT turnback_undo"))?;
         let (mut conflicts, violated) = self.reverse_all(c)?;

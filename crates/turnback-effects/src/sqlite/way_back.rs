@@ -13,9 +13,10 @@ use turnback_core::rollback::Conflict;
 
 use super::catalog::{self, Object, quoted};
 use super::cell::Cell;
+use super::changeset::{Changeset, Op};
 use super::connection::failure;
 use super::recipe::{Recipe, SchemaChange, object_place, place};
-use super::session::{Changeset, Clash, ClashKind, Op};
+use super::session::{Clash, ClashKind};
 use super::whole;
 
 /// Reads a blob by its hash.
@@ -119,9 +120,9 @@ fn reverse_schema(c: &Connection, schema: &SchemaChange, load: Load<'_>) -> Resu
 }
 
 /// What a clash means to a person. `None` for deferred foreign keys, which are named row by row later.
-fn conflict(clash: &Clash, recipe: &Recipe) -> Option<Conflict> {
+fn conflict(clash: &Clash<'_>, recipe: &Recipe) -> Option<Conflict> {
     let change = clash.change.as_ref()?;
-    let columns = recipe.columns(&change.table);
+    let columns = recipe.columns(change.table);
     let fields = if clash.kind == ClashKind::Data {
         change
             .old
@@ -245,7 +246,9 @@ pub(super) fn violated(c: &Connection, violation: &Violation, removed: &BTreeSet
             (0..names.len()).map(|i| r.get_ref(i).map(Cell::of)).collect::<rusqlite::Result<Vec<_>>>().map(Some)
         })
     };
-    let parent_place = read().map_err(|e| failure(&e))?.map_or_else(|| parent.clone(), |cells| place(parent, &cells));
+    let parent_place = read()
+        .map_err(|e| failure(&e))?
+        .map_or_else(|| parent.clone(), |cells| place(parent, cells.iter().map(Cell::as_ref)));
     let child_place = row.map_or_else(|| child.clone(), |row| format!("{child} row {row}"));
     Ok(if removed.contains(&parent_place) || row.is_none() {
         Conflict { place: parent_place, fields: vec![], why: format!("is referenced by {child_place}") }

@@ -1,0 +1,672 @@
+//! Recording: what every row written through a connection held before it was first touched, and holds now.
+//!
+//! SQLite calls the hook here before it writes any row of any table: by a statement, a trigger, a foreign
+//! key action, a conflict resolved by `REPLACE`, or an inverse being applied. One recording therefore
+//! spans an action and its inverse, and says afterwards whether anything is left of the two. Rows are
+//! found by their declared key, by the row number where there is none; rows with NULL in their key have
+//! no name and are left out, as by SQLite's own session extension, whose format this writes and against
+//! which it is tested. Writes to tables nobody announced are noted by name.
+//!
+//! Owns the hook and its `unsafe` lines; never judges.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ffi};
+
+use super::catalog::Column;
+use super::changeset::{self, Changeset, Op};
+use super::raw::{borrow, check, too_big};
+
+/// What the hook must know of a table before a row of it is written.
+#[derive(Debug)]
+pub(super) struct Shape {
+    name: String,
+    /// Place of each stored column among all columns, and whether it holds whole numbers as reals.
+    columns: Vec<(c_int, bool)>,
+    /// For each column of a record, whether it belongs to the key. A table without a key begins with
+    /// the row number.
+    key: Vec<u8>,
+    /// All columns, generated ones too.
+    total: c_int,
+    keyless: bool,
+    /// Whether one column alone is the key.
+    single: bool,
+}
+
+impl Shape {
+    pub(super) fn new(name: &str, columns: &[Column]) -> Self {
+        let keyless = columns.iter().all(|c| c.key == 0);
+        let stored = columns.iter().zip(0..).filter(|(c, _)| c.hidden == 0);
+        let flag = |c: &Column| u8::try_from(c.key).unwrap_or(u8::MAX);
+        let key: Vec<u8> = keyless.then_some(1).into_iter().chain(stored.clone().map(|(c, _)| flag(c))).collect();
+        Self {
+            name: name.to_owned(),
+            single: key.iter().filter(|flag| **flag != 0).count() == 1,
+            key,
+            columns: stored.map(|(c, at)| (at, real(&c.declared))).collect(),
+            total: c_int::try_from(columns.len()).unwrap_or(c_int::MAX),
+            keyless,
+        }
+    }
+}
+
+/// Whether a column of this declared type has the affinity REAL, by SQLite's own rules.
+fn real(declared: &str) -> bool {
+    let declared = declared.to_ascii_uppercase();
+    let has = |words: &[&str]| words.iter().any(|word| declared.contains(word));
+    has(&["REAL", "FLOA", "DOUB"]) && !has(&["INT", "CHAR", "CLOB", "TEXT", "BLOB"])
+}
+
+/// A record among the bytes of its table.
+type Span = std::ops::Range<usize>;
+
+/// What identifies a row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Key {
+    Number(i64),
+    Other(Box<[u8]>),
+}
+
+#[derive(Debug)]
+struct Row {
+    key: Key,
+    indirect: bool,
+    /// Before it was first touched.
+    old: Option<Span>,
+    /// As last written.
+    new: Option<Span>,
+}
+
+/// The rows of one table.
+#[derive(Debug)]
+struct Rows {
+    shape: Shape,
+    bytes: Vec<u8>,
+    rows: Vec<Row>,
+    /// Where to find a row again. Not needed while keys come as numbers in rising order, which is how a
+    /// statement usually goes through a table.
+    index: Option<HashMap<Key, usize>>,
+    /// The row most likely to come next.
+    next: usize,
+}
+
+impl Rows {
+    fn find(&self, key: &Key) -> Option<usize> {
+        if self.rows.get(self.next).is_some_and(|row| row.key == *key) {
+            return Some(self.next);
+        }
+        match &self.index {
+            Some(index) => index.get(key).copied(),
+            None if self.rows.last().is_none_or(|last| last.key < *key) => None,
+            None => self.rows.binary_search_by(|row| row.key.cmp(key)).ok(),
+        }
+    }
+
+    /// Notes one write: `old` counts when the row is touched for the first time.
+    fn note(&mut self, key: Key, old: Option<Span>, new: Option<Span>, indirect: bool) {
+        let at = if let Some(at) = self.find(&key) {
+            if let Some(row) = self.rows.get_mut(at) {
+                row.new = new;
+                // A row an action means to change is not a by-product.
+                row.indirect &= indirect;
+            }
+            at
+        } else {
+            let at = self.rows.len();
+            let rising = matches!(key, Key::Number(_)) && self.rows.last().is_none_or(|last| last.key < key);
+            if self.index.is_none() && !rising {
+                self.index = Some(self.rows.iter().map(|row| row.key.clone()).zip(0..).collect());
+            }
+            if let Some(index) = &mut self.index {
+                index.insert(key.clone(), at);
+            }
+            self.rows.push(Row { key, indirect, old, new });
+            at
+        };
+        self.next = at + 1;
+    }
+
+    /// What identifies the row of a record; `None` when there is a NULL in it.
+    fn key(&self, record: &Span) -> Option<Key> {
+        let mut rest = self.bytes.get(record.clone())?;
+        let (mut only, mut other) = (None, Vec::new());
+        for flag in &self.shape.key {
+            let value = changeset::encoded(&mut rest)?;
+            if *flag == 0 {
+                continue;
+            }
+            match value.split_first()? {
+                (5, _) => return None,
+                (1, number) if self.shape.single => {
+                    return Some(Key::Number(i64::from_be_bytes(number.try_into().ok()?)));
+                }
+                _ if self.shape.single => {
+                    only = Some(value);
+                    break;
+                }
+                _ => other.extend_from_slice(value),
+            }
+        }
+        Some(Key::Other(only.map_or(other.into_boxed_slice(), Box::from)))
+    }
+
+    /// Appends a record; `get` asks SQLite for the value of a column.
+    fn copy(
+        &mut self,
+        number: i64,
+        get: impl Fn(c_int, *mut *mut ffi::sqlite3_value) -> c_int,
+    ) -> rusqlite::Result<Span> {
+        let start = self.bytes.len();
+        if self.shape.keyless {
+            changeset::write_value(&mut self.bytes, ValueRef::Integer(number));
+        }
+        for (column, real) in &self.shape.columns {
+            let mut value = ptr::null_mut();
+            check(get(*column, &raw mut value))?;
+            // SAFETY: SQLite returned this value for the row at hand; it is valid until the hook returns.
+            let value = match unsafe { borrow(value) } {
+                // The default of a column added later comes without its column's affinity.
+                ValueRef::Integer(number) if *real => ValueRef::Real(number as f64),
+                value => value,
+            };
+            changeset::write_value(&mut self.bytes, value);
+        }
+        Ok(start..self.bytes.len())
+    }
+
+    /// The rows that are not as before, in an order that does not depend on how they came to be so.
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut order: Vec<&Row> = self.rows.iter().collect();
+        order.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let record = |span: &Span| self.bytes.get(span.clone()).unwrap_or_default();
+        let mut begun = false;
+        for row in order {
+            let (old, new) = (row.old.as_ref().map(record), row.new.as_ref().map(record));
+            if old == new {
+                continue;
+            }
+            if !begun {
+                changeset::write_table(out, &self.shape.name, &self.shape.key);
+                begun = true;
+            }
+            match (old, new) {
+                (Some(old), None) => {
+                    changeset::write_op(out, Op::Delete, row.indirect);
+                    out.extend_from_slice(old);
+                }
+                (None, Some(new)) => {
+                    changeset::write_op(out, Op::Insert, row.indirect);
+                    out.extend_from_slice(new);
+                }
+                (Some(old), Some(new)) => {
+                    changeset::write_op(out, Op::Update, row.indirect);
+                    for (mine, other, keep) in [(old, new, true), (new, old, false)] {
+                        let (mut mine, mut other) = (mine, other);
+                        for key in &self.shape.key {
+                            let pair = (changeset::encoded(&mut mine), changeset::encoded(&mut other));
+                            match pair {
+                                (Some(value), other) if other != Some(value) || (keep && *key != 0) => {
+                                    out.extend_from_slice(value);
+                                }
+                                _ => changeset::write_nothing(out),
+                            }
+                        }
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    on: bool,
+    tables: Vec<Rows>,
+    /// The table written last: usually the next one too.
+    last: usize,
+    /// Tables written that nobody announced.
+    strangers: BTreeSet<String>,
+    /// Most bytes all records together may take.
+    limit: usize,
+    failed: Option<rusqlite::Error>,
+}
+
+impl Log {
+    fn table(&mut self, name: &[u8]) -> Option<&mut Rows> {
+        let is = |rows: &Rows| rows.shape.name.as_bytes() == name;
+        if !self.tables.get(self.last).is_some_and(is) {
+            let Some(found) = self.tables.iter().position(is) else {
+                if !self.strangers.iter().any(|known| known.as_bytes() == name) {
+                    self.strangers.insert(String::from_utf8_lossy(name).into_owned());
+                }
+                return None;
+            };
+            self.last = found;
+        }
+        self.tables.get_mut(self.last)
+    }
+
+    /// Notes the write SQLite is about to make.
+    fn event(&mut self, db: *mut ffi::sqlite3, op: c_int, name: &[u8], from: i64, to: i64) -> rusqlite::Result<()> {
+        // SAFETY (this and the next three): called by SQLite out of the hook, with the connection at work,
+        // where these functions are meant to be called; the out-pointers are valid.
+        let (indirect, total) = unsafe { (ffi::sqlite3_preupdate_depth(db) > 0, ffi::sqlite3_preupdate_count(db)) };
+        let limit = self.limit;
+        let Some(rows) = self.table(name) else { return Ok(()) };
+        if rows.shape.total != total {
+            // The table changed its shape while it was written.
+            return check(ffi::SQLITE_SCHEMA);
+        }
+        let before = |column, value| unsafe { ffi::sqlite3_preupdate_old(db, column, value) };
+        let after = |column, value| unsafe { ffi::sqlite3_preupdate_new(db, column, value) };
+        let old = if op == ffi::SQLITE_INSERT {
+            None
+        } else {
+            let span = rows.copy(from, before)?;
+            let key = rows.key(&span);
+            if key.as_ref().is_some_and(|key| rows.find(key).is_some()) {
+                // What it held first is known already.
+                rows.bytes.truncate(span.start);
+            }
+            Some((span, key))
+        };
+        let new = if op == ffi::SQLITE_DELETE {
+            None
+        } else {
+            let span = rows.copy(to, after)?;
+            let key = rows.key(&span);
+            Some((span, key))
+        };
+        match (old, new) {
+            (Some((old, Some(key))), Some((new, Some(other)))) if key == other => {
+                rows.note(key, Some(old), Some(new), indirect);
+            }
+            // A changed key is one row less and another more.
+            (old, new) => {
+                if let Some((old, Some(key))) = old {
+                    rows.note(key, Some(old), None, indirect);
+                }
+                if let Some((new, Some(key))) = new {
+                    rows.note(key, None, Some(new), indirect);
+                }
+            }
+        }
+        // Every row costs some memory beside its bytes.
+        if rows.bytes.len() + rows.rows.len() * size_of::<Row>() > limit { Err(too_big()) } else { Ok(()) }
+    }
+}
+
+/// Records the writes of one connection. Must outlive it: SQLite keeps a pointer.
+#[derive(Debug)]
+pub(super) struct Recorder(Arc<Mutex<Log>>);
+
+impl Recorder {
+    /// Sets the hook. SQLite decides while compiling a `DELETE` whether a whole table may be cleared
+    /// without looking at its rows; with a hook set it never does.
+    pub(super) fn over(connection: &Connection) -> Self {
+        let log: Arc<Mutex<Log>> = Arc::default();
+        // SAFETY: the handle is valid while `connection` is borrowed. The log is on the heap and lives as
+        // long as the recorder, which outlives the connection.
+        unsafe {
+            ffi::sqlite3_preupdate_hook(connection.handle(), Some(hook), Arc::as_ptr(&log).cast_mut().cast::<c_void>());
+        }
+        Self(log)
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts anew, with the tables that are expected to be written and the most bytes to remember.
+    pub(super) fn begin(&self, shapes: impl IntoIterator<Item = Shape>, limit: u64) {
+        let rows = |shape| Rows { shape, bytes: Vec::new(), rows: Vec::new(), index: None, next: 0 };
+        let tables = shapes.into_iter().map(rows).collect();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        *self.log() = Log { on: true, tables, limit, ..Log::default() };
+    }
+
+    /// Goes on where it was paused, allowing as many bytes again.
+    pub(super) fn resume(&self) {
+        let mut log = self.log();
+        log.on = true;
+        log.limit = log.limit.saturating_mul(2);
+        for rows in &mut log.tables {
+            rows.next = 0;
+        }
+    }
+
+    pub(super) fn pause(&self) {
+        self.log().on = false;
+    }
+
+    /// Forgets everything.
+    pub(super) fn rest(&self) {
+        *self.log() = Log::default();
+    }
+
+    /// Tables written that were not among those announced.
+    pub(super) fn strangers(&self) -> BTreeSet<String> {
+        self.log().strangers.clone()
+    }
+
+    /// Everything that is not as it was before: tables by name, rows by key.
+    ///
+    /// # Errors
+    /// When a write could not be recorded, or all together were too much.
+    pub(super) fn changeset(&self) -> rusqlite::Result<Changeset> {
+        let mut log = self.log();
+        if let Some(error) = log.failed.take() {
+            return Err(error);
+        }
+        let mut tables: Vec<&Rows> = log.tables.iter().collect();
+        tables.sort_unstable_by(|a, b| a.shape.name.cmp(&b.shape.name));
+        let mut bytes = Vec::new();
+        for rows in tables {
+            rows.write(&mut bytes);
+        }
+        Ok(Changeset::from_bytes(bytes))
+    }
+}
+
+unsafe extern "C" fn hook(
+    context: *mut c_void,
+    db: *mut ffi::sqlite3,
+    op: c_int,
+    schema: *const c_char,
+    table: *const c_char,
+    from: ffi::sqlite3_int64,
+    to: ffi::sqlite3_int64,
+) {
+    // SAFETY: `context` is the log `Recorder::over` gave; both names are NUL-terminated and valid meanwhile.
+    let (log, schema, table) =
+        unsafe { (&*context.cast::<Mutex<Log>>(), CStr::from_ptr(schema), CStr::from_ptr(table)) };
+    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    if !log.on || log.failed.is_some() || schema != c"main" {
+        return;
+    }
+    if let Err(error) = log.event(db, op, table.to_bytes(), from, to) {
+        log.failed = Some(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use rusqlite::config::DbConfig;
+
+    use super::super::catalog;
+    use super::super::oracle::Session;
+    use super::*;
+
+    /// A schema with everything a write can drag along, rows in it, and one statement.
+    #[derive(Clone, Debug)]
+    struct Case {
+        key: usize,
+        generated: bool,
+        cascade: usize,
+        triggers: u8,
+        rows: Vec<(u8, u8, u8)>,
+        statement: usize,
+        at: u8,
+        /// What is left out of the inverse, or meddled with after it: then something must be left.
+        skew: Option<u8>,
+    }
+
+    fn cases() -> impl Strategy<Value = Case> {
+        let rows = prop::collection::vec((0..12_u8, 0..5_u8, 0..9_u8), 0..12);
+        (
+            0..8_usize,
+            any::<bool>(),
+            0..3_usize,
+            any::<u8>(),
+            rows,
+            0..STATEMENTS.len(),
+            0..12_u8,
+            prop::option::weighted(0.3, any::<u8>()),
+        )
+            .prop_map(|(key, generated, cascade, triggers, rows, statement, at, skew)| Case {
+                key,
+                generated,
+                cascade,
+                triggers,
+                rows,
+                statement,
+                at,
+                skew,
+            })
+    }
+
+    const TABLES: [&str; 4] = ["c", "log", "p", "q"];
+
+    const STATEMENTS: [&str; 18] = [
+        "UPDATE p SET n = n + 1",
+        "UPDATE p SET k = k || 'x', n = 2 WHERE n > ?",
+        "UPDATE p SET k = ? WHERE n = 3",
+        "UPDATE p SET r = n, t = n, x = x'00ff'",
+        "UPDATE p SET r = -0.0 WHERE n < ?",
+        "UPDATE p SET n = n",
+        "DELETE FROM p WHERE n < ?",
+        "DELETE FROM p",
+        "DELETE FROM log",
+        "INSERT OR REPLACE INTO p (k, l, n, r, t) VALUES (?, 1, 7, 3, 4), (2, ?, 8, 0.5, 'u4')",
+        "REPLACE INTO p (k, l, n, t) SELECT k, l, n + 1, 'z' || k FROM p",
+        "INSERT OR IGNORE INTO p (k, l, n, t) VALUES (?, 2, 1, 'u1'), (9, 9, 9, NULL)",
+        "INSERT INTO p (k, l, n) VALUES (?, 3, 5) ON CONFLICT DO UPDATE SET n = 77, r = excluded.n",
+        "INSERT INTO p (k, l, n) VALUES (NULL, NULL, 5)",
+        "UPDATE c SET p = NULL",
+        "DELETE FROM c WHERE p > ?",
+        "INSERT INTO q (a, b) SELECT n, t FROM p WHERE true ON CONFLICT DO UPDATE SET b = b || 'y'",
+        "UPDATE q SET a = a + 1 WHERE a >= ?",
+    ];
+
+    impl Case {
+        fn open(&self) -> Connection {
+            let c = Connection::open_in_memory().unwrap();
+            let (first, last) = [
+                ("k INTEGER PRIMARY KEY, l", ""),
+                ("k TEXT PRIMARY KEY, l", ""),
+                ("k TEXT NOT NULL PRIMARY KEY, l", "WITHOUT ROWID"),
+                ("k, l, PRIMARY KEY (l, k)", ""),
+                ("k, l INTEGER, PRIMARY KEY (k, l)", "WITHOUT ROWID"),
+                ("k REAL PRIMARY KEY, l", ""),
+                ("k, l", ""),
+                ("k INTEGER PRIMARY KEY DESC, l", ""),
+            ][self.key];
+            let (columns, keys) =
+                first.split_once(", PRIMARY").map_or((first, String::new()), |(c, k)| (c, format!(", PRIMARY{k}")));
+            let generated = if self.generated { ", g AS (n * 2) STORED, v AS (n + 1)" } else { "" };
+            let reference = if matches!(self.key, 3 | 4 | 6) { "p" } else { "p REFERENCES p (k)" };
+            let reference = match (self.cascade, reference.len() > 1) {
+                (0, true) => format!("{reference} ON DELETE CASCADE ON UPDATE CASCADE"),
+                (1, true) => format!("{reference} ON DELETE SET NULL ON UPDATE SET DEFAULT"),
+                _ => "p".to_owned(),
+            };
+            c.execute_batch(&format!(
+                "CREATE TABLE p ({columns}, n INTEGER{generated}, r REAL, t TEXT UNIQUE, x{keys}) {last};
+                 CREATE TABLE c (id INTEGER PRIMARY KEY, {reference}, note);
+                 CREATE TABLE log (what, r REAL);
+                 CREATE TABLE q (a INTEGER PRIMARY KEY, b, d DEFAULT 'd');"
+            ))
+            .unwrap();
+            for (k, n, t) in &self.rows {
+                let unique = if *t < 5 { format!("'u{t}'") } else { "NULL".into() };
+                let _ = c.execute(
+                    &format!("INSERT INTO p (k, l, n, r, t, x) VALUES ({k}, {n}, {n}, {t}, {unique}, x'0{n}')"),
+                    [],
+                );
+                let _ = c.execute(&format!("INSERT INTO c (p, note) VALUES ({k}, {n})"), []);
+                let _ = c.execute(&format!("INSERT INTO q (a, b) VALUES ({n}, {t})"), []);
+                c.execute("INSERT INTO log VALUES ('start', 1)", []).unwrap();
+            }
+            c.execute_batch("ALTER TABLE q ADD COLUMN late DEFAULT 3").unwrap();
+            for (bit, trigger) in [
+                "AFTER UPDATE ON p BEGIN INSERT INTO log VALUES (old.k, new.n); END",
+                "AFTER DELETE ON p BEGIN UPDATE q SET b = 'gone' WHERE a = old.n; END",
+                "BEFORE INSERT ON p BEGIN DELETE FROM log WHERE rowid = new.n; END",
+                "AFTER INSERT ON p BEGIN UPDATE p SET n = n + 100 WHERE n = new.n; END",
+                "AFTER DELETE ON c BEGIN INSERT INTO log VALUES ('child', 0); END",
+                "BEFORE UPDATE ON p WHEN old.n = 4 BEGIN SELECT RAISE(IGNORE); END",
+                "AFTER UPDATE ON q BEGIN DELETE FROM q WHERE a = new.a + 1; END",
+            ]
+            .iter()
+            .enumerate()
+            {
+                if self.triggers >> bit & 1 == 1 {
+                    c.execute_batch(&format!("CREATE TRIGGER t{bit} {trigger}")).unwrap();
+                }
+            }
+            // The same truth for both: REPLACE runs delete triggers, foreign keys are enforced.
+            c.execute_batch("PRAGMA recursive_triggers = ON; PRAGMA foreign_keys = ON; BEGIN").unwrap();
+            c
+        }
+
+        fn perform(&self, c: &Connection) -> rusqlite::Result<()> {
+            let mut statement = c.prepare(STATEMENTS[self.statement])?;
+            for at in 1..=statement.parameter_count() {
+                statement.raw_bind_parameter(at, self.at)?;
+            }
+            statement.raw_execute().map(drop)
+        }
+
+        /// Takes it back, not quite when it is skewed.
+        fn back(&self, c: &Connection, changes: &Changeset) -> rusqlite::Result<()> {
+            c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+            changes.inverted()?.apply(c, &mut |_| {})?;
+            match self.skew.map(|skew| skew % 4) {
+                Some(0) => c.execute_batch("UPDATE p SET n = n - 7 WHERE n % 2 = 0"),
+                Some(1) => c.execute_batch("DELETE FROM log WHERE rowid = 2"),
+                Some(2) => c.execute_batch("INSERT INTO q (a, b) VALUES (1000, 1)"),
+                Some(_) => {
+                    c.execute_batch("UPDATE c SET note = 0.0 WHERE id = 1; UPDATE q SET late = -0.0 WHERE a = 1")
+                }
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Every row of every table, and how often it is there.
+    fn dump(c: &Connection) -> BTreeMap<String, usize> {
+        let mut rows = BTreeMap::new();
+        for table in TABLES {
+            let keyless = catalog::columns(c, table).unwrap().iter().all(|c| c.key == 0);
+            let mut select =
+                c.prepare(&format!("SELECT {}* FROM {table}", if keyless { "rowid, " } else { "" })).unwrap();
+            let width = select.column_count();
+            let mut found = select.query([]).unwrap();
+            while let Some(row) = found.next().unwrap() {
+                let cells: Vec<String> = (0..width).map(|i| format!("{:?}", row.get_ref(i).unwrap())).collect();
+                *rows.entry(format!("{table} {cells:?}")).or_default() += 1;
+            }
+        }
+        rows
+    }
+
+    /// Changes as text, in no order: only what they are about.
+    fn list(changes: &Changeset) -> Vec<String> {
+        let mut list = Vec::new();
+        changes
+            .each(|change| {
+                list.push(format!("{change:?}"));
+                Ok(())
+            })
+            .unwrap();
+        list.sort();
+        list
+    }
+
+    fn null_in_key(c: &Connection) -> bool {
+        c.query_row("SELECT EXISTS (SELECT 1 FROM p WHERE k IS NULL OR l IS NULL)", [], |r| r.get(0)).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 800, ..ProptestConfig::default() })]
+
+        /// Our recording and SQLite's agree about an action, and about whether its inverse came to
+        /// nothing; and nothing left means that the tables are as before.
+        #[test]
+        fn recordings_agree(case in cases()) {
+            let c = case.open();
+            let before = dump(&c);
+            let session = Session::start(&c, TABLES).unwrap();
+            if case.perform(&c).is_err() {
+                return Ok(());
+            }
+            let expected = session.changeset().unwrap();
+            drop(session);
+            let nulls = null_in_key(&c);
+            let session = Session::start(&c, TABLES).unwrap();
+            let back = case.back(&c, &expected);
+            let left = expected.then(&session.changeset().unwrap()).unwrap();
+            drop(session);
+            let restored = dump(&c) == before;
+            drop(c);
+
+            let c = case.open();
+            let recorder = Recorder::over(&c);
+            recorder.begin(TABLES.iter().map(|t| Shape::new(t, &catalog::columns(&c, t).unwrap())), u64::MAX);
+            case.perform(&c).unwrap();
+            recorder.pause();
+            let found = recorder.changeset().unwrap();
+            // SQLite's recording takes 0.0 and -0.0 for the same; ours does not.
+            let zero = |list: Vec<String>| list.iter().any(|line| line.contains("-0.0"));
+            if !zero(list(&found)) {
+                prop_assert_eq!(list(&found), list(&expected));
+            }
+            recorder.resume();
+            prop_assert_eq!(case.back(&c, &found).is_ok(), back.is_ok());
+            recorder.pause();
+            let ours = recorder.changeset().unwrap();
+            prop_assert!(recorder.strangers().is_empty());
+            if !zero(list(&ours)) && !zero(list(&found)) {
+                prop_assert_eq!(ours.is_empty(), left.is_empty(), "{:?} {:?}", list(&ours), list(&left));
+                prop_assert_eq!(dump(&c) == before, restored);
+            }
+            if !nulls {
+                prop_assert_eq!(ours.is_empty(), dump(&c) == before, "{:?}", list(&ours));
+            }
+            drop(c);
+            drop(recorder);
+        }
+    }
+
+    /// Where SQLite's recording invents a change: 3 to 3.0.
+    #[test]
+    fn the_default_of_a_column_added_later_is_not_a_change() {
+        let c = Connection::open_in_memory().unwrap();
+        c.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY, t); INSERT INTO a VALUES (1, 'x')").unwrap();
+        c.execute_batch("ALTER TABLE a ADD COLUMN late REAL DEFAULT 3").unwrap();
+        let recorder = Recorder::over(&c);
+        recorder.begin([Shape::new("a", &catalog::columns(&c, "a").unwrap())], u64::MAX);
+        c.execute_batch("UPDATE a SET t = 'y'").unwrap();
+        let changes = recorder.changeset().unwrap();
+        let change = changes.walk().next().unwrap().unwrap().clone();
+        assert_eq!((change.old[2], change.new[2]), (None, None));
+        drop(c);
+    }
+
+    #[test]
+    fn tables_nobody_announced_and_too_much_are_noticed() {
+        let c = Connection::open_in_memory().unwrap();
+        c.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY, t); CREATE TABLE b (x)").unwrap();
+        let recorder = Recorder::over(&c);
+        let shape = || Shape::new("a", &catalog::columns(&c, "a").unwrap());
+        recorder.begin([shape()], 1 << 20);
+        c.execute_batch("INSERT INTO b VALUES (1); INSERT INTO a VALUES (1, 'x')").unwrap();
+        recorder.pause();
+        c.execute_batch("INSERT INTO a VALUES (2, 'y')").unwrap();
+        assert_eq!(recorder.strangers(), ["b".to_owned()].into());
+        assert_eq!(list(&recorder.changeset().unwrap()).len(), 1, "nothing is recorded while paused");
+        recorder.begin([shape()], 1_000);
+        c.execute_batch("INSERT INTO a VALUES (3, hex(zeroblob(2000)))").unwrap();
+        let error = recorder.changeset().unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::TooBig));
+        drop(c);
+    }
+}
