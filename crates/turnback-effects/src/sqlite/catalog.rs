@@ -76,6 +76,11 @@ pub(super) struct Catalog {
     pub(super) names: Arc<BTreeSet<String>>,
     /// Whether a trigger, view or table uses a function that counts what the connection did before.
     pub(super) counts: bool,
+    /// Tables, in lower case, that have a trigger; that refer to others, by which columns; that are
+    /// referred to, with the columns named (`None` for the key).
+    pub(super) triggered: BTreeSet<String>,
+    pub(super) children: BTreeMap<String, Vec<String>>,
+    pub(super) parents: BTreeMap<String, Vec<Option<String>>>,
     /// Whether the table of committed runs is there, and whether somebody hung a trigger on it.
     pub(super) marks: bool,
     pub(super) marks_trigger: bool,
@@ -99,6 +104,9 @@ impl Catalog {
             names: Arc::new(tables.keys().map(|name| name.to_ascii_lowercase()).collect()),
             tables,
             counts: false,
+            triggered: BTreeSet::new(),
+            children: BTreeMap::new(),
+            parents: BTreeMap::new(),
             marks: false,
             marks_trigger: false,
             columns: Mutex::default(),
@@ -108,10 +116,23 @@ impl Catalog {
         while let Some(row) = rows.next()? {
             let (kind, table, sql): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
             catalog.counts |= counts(&sql);
+            if kind == "trigger" {
+                catalog.triggered.insert(table.to_ascii_lowercase());
+            }
             if table.eq_ignore_ascii_case(MARKS) {
                 catalog.marks |= kind == "table";
                 catalog.marks_trigger |= kind == "trigger";
             }
+        }
+        let mut keys = c.prepare_cached(
+            "SELECT l.name, f.\"from\", f.\"table\", f.\"to\" FROM pragma_table_list AS l, pragma_foreign_key_list(l.name, 'main') AS f \
+             WHERE l.schema = 'main'",
+        )?;
+        let mut rows = keys.query([])?;
+        while let Some(row) = rows.next()? {
+            let (child, parent): (String, String) = (row.get(0)?, row.get(2)?);
+            catalog.children.entry(child.to_ascii_lowercase()).or_default().push(row.get(1)?);
+            catalog.parents.entry(parent.to_ascii_lowercase()).or_default().push(row.get(3)?);
         }
         Ok(Arc::new(catalog))
     }

@@ -14,6 +14,7 @@
 //! | `shape.rs` | a schema change from both sides: objects, pre-images |
 //! | `proof.rs` | whether anything can have changed unseen; whether the inverse restores |
 //! | `way_back.rs` | the inverse and every reason why it cannot be applied |
+//! | `apply.rs` | the inverse where nothing stands against it |
 //! | `whole.rs` | whether a row of a table without a key is still the same row |
 //! | `undo.rs` | inverses of recorded runs as one more action to be staged |
 //! | `recipe.rs` | what a commit does, written down; digests, places, counts |
@@ -27,6 +28,7 @@
 //! statements. The one trace left in the database is the table `_turnback_marks`, one row per committed
 //! run, written in the same transaction, so that a commit whose answer was lost can be looked up.
 
+mod apply;
 mod catalog;
 mod cell;
 mod changeset;

@@ -12,8 +12,8 @@ use super::changeset::{Changeset, Op};
 use super::connection::own;
 use super::look::compare;
 use super::recipe::{Recipe, object_place};
-use super::record::Recorder;
 use super::shape::{Shape, difference, sequence};
+use super::slot::{Lease, execute};
 use super::watch::Reported;
 use super::way_back;
 
@@ -141,8 +141,7 @@ pub(super) fn witness(
 /// Applies the inverse under a savepoint and compares.
 #[allow(clippy::too_many_arguments, reason = "each is one side of the comparison")]
 pub(super) fn prove(
-    c: &Connection,
-    recorder: &Recorder,
+    lease: &Lease,
     recipe: &Recipe,
     artifacts: &BTreeMap<Sha256, Vec<u8>>,
     shape: Option<&Shape>,
@@ -153,12 +152,13 @@ pub(super) fn prove(
     let load = |hash: &Sha256| {
         artifacts.get(hash).cloned().ok_or_else(|| Refusal::new(Code::SnapshotLost, format!("no artifact {hash}")))
     };
-    own(c.execute_batch("SAVEPOINT turnback"))?;
+    let (c, recorder) = (&lease.connection, &lease.recorder);
+    own(execute(c, "SAVEPOINT turnback"))?;
     let tried = (|| -> Result<Result<(), String>, Refusal> {
         // The recording of the action goes on: action and inverse together must come to nothing, in every
         // table, whatever the inverse was meant to write.
         recorder.resume();
-        let reversed = way_back::reverse(c, recipe, &load);
+        let reversed = way_back::reverse(lease, recipe, &load);
         recorder.pause();
         let reversed = reversed?;
         if let Some(first) = reversed.conflicts.first() {
@@ -205,7 +205,7 @@ pub(super) fn prove(
     {
         return Err(refusal.clone());
     }
-    own(c.execute_batch("ROLLBACK TO turnback; RELEASE turnback"))?;
+    own(execute(c, "ROLLBACK TO turnback").and_then(|()| execute(c, "RELEASE turnback")))?;
     Ok(match tried {
         Ok(Ok(())) => {
             let objects = recipe.schema.as_ref().map_or(0, |s| s.changed().count());

@@ -205,7 +205,7 @@ pub(super) fn stage(
             ),
         )
     } else {
-        prove(c, &lease.recorder, &recipe, &artifacts, shape.as_ref(), &weak, &strangers, rows)?
+        prove(&lease, &recipe, &artifacts, shape.as_ref(), &weak, &strangers, rows)?
     };
     lease.watch.deadline(None);
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::Connection;
 use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Conflict, Level};
@@ -51,14 +50,14 @@ impl<'a> Undo<'a> {
     }
 
     /// Takes every run back in turn. The flag says that foreign keys must be looked at.
-    fn reverse_all(&self, c: &Connection) -> Result<(Vec<Conflict>, bool), Refusal> {
+    fn reverse_all(&self, lease: &Lease) -> Result<(Vec<Conflict>, bool), Refusal> {
         let mut conflicts = Vec::new();
         // Rebuilding tables runs without foreign key enforcement.
         let mut violated = self.changes_schema();
         for recipe in &self.recipes {
-            let found = way_back::schema_conflicts(c, recipe)?;
+            let found = way_back::schema_conflicts(&lease.connection, recipe)?;
             if found.is_empty() {
-                let reversed = way_back::reverse(c, recipe, &|hash| self.load(hash))?;
+                let reversed = way_back::reverse(lease, recipe, &|hash| self.load(hash))?;
                 conflicts.extend(reversed.conflicts);
                 violated |= reversed.foreign_keys;
             } else {
@@ -99,7 +98,7 @@ impl Action for Undo<'_> {
     fn perform(&self, lease: &Lease, (): ()) -> Result<Performed, UndoRefused> {
         let c = &lease.connection;
         own(c.execute_batch("SAVEPOINT turnback_undo"))?;
-        let (mut conflicts, violated) = self.reverse_all(c)?;
+        let (mut conflicts, violated) = self.reverse_all(lease)?;
         if violated {
             // Which violations are new is only known by comparing with the state before.
             let removed = self.removed()?;
@@ -111,7 +110,7 @@ impl Action for Undo<'_> {
             let before = way_back::violations(c)?;
             conflicts.extend(after.into_iter().filter(|(_, v)| !before.contains(v)).map(|(conflict, _)| conflict));
             if conflicts.is_empty() {
-                self.reverse_all(c)?;
+                self.reverse_all(lease)?;
             }
         }
         own(c.execute_batch("RELEASE turnback_undo"))?;
