@@ -68,7 +68,10 @@ pub(super) fn forget_last_insert(connection: &Connection) {
 }
 
 /// A value of SQLite's, for as long as SQLite says it is valid: the caller holds a live one.
-pub(super) unsafe fn borrow<'v>(value: *mut ffi::sqlite3_value) -> ValueRef<'v> {
+///
+/// `raw` takes text as it is stored: right only in databases whose encoding is UTF-8, and there it spares
+/// a copy with a NUL behind.
+pub(super) unsafe fn borrow<'v>(value: *mut ffi::sqlite3_value, raw: bool) -> ValueRef<'v> {
     // SAFETY: the value is live; the text or blob pointer is asked for before its length, as
     // SQLite requires.
     unsafe {
@@ -79,6 +82,7 @@ pub(super) unsafe fn borrow<'v>(value: *mut ffi::sqlite3_value) -> ValueRef<'v> 
         match ffi::sqlite3_value_type(value) {
             ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(value)),
             ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(value)),
+            ffi::SQLITE_TEXT if raw => ValueRef::Text(bytes(ffi::sqlite3_value_blob(value))),
             ffi::SQLITE_TEXT => ValueRef::Text(bytes(ffi::sqlite3_value_text(value).cast::<c_void>())),
             ffi::SQLITE_BLOB => ValueRef::Blob(bytes(ffi::sqlite3_value_blob(value))),
             _ => ValueRef::Null,

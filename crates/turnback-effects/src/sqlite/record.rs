@@ -92,6 +92,8 @@ struct Rows {
     index: Option<HashMap<Key, usize>>,
     /// The row most likely to come next.
     next: usize,
+    /// Whether text is stored the way it is wanted.
+    raw: bool,
 }
 
 impl Rows {
@@ -154,21 +156,27 @@ impl Rows {
         Some(Key::Other(only.map_or(other.into_boxed_slice(), Box::from)))
     }
 
-    /// Appends a record; `get` asks SQLite for the value of a column.
+    /// Appends a record, or only what identifies it; `get` asks SQLite for the value of a column.
     fn copy(
         &mut self,
         number: i64,
+        key_only: bool,
         get: impl Fn(c_int, *mut *mut ffi::sqlite3_value) -> c_int,
     ) -> rusqlite::Result<Span> {
         let start = self.bytes.len();
         if self.shape.keyless {
             changeset::write_value(&mut self.bytes, ValueRef::Integer(number));
         }
-        for (column, real) in &self.shape.columns {
+        let flags = self.shape.key.iter().skip(usize::from(self.shape.keyless));
+        for ((column, real), flag) in self.shape.columns.iter().zip(flags) {
+            if key_only && *flag == 0 {
+                changeset::write_nothing(&mut self.bytes);
+                continue;
+            }
             let mut value = ptr::null_mut();
             check(get(*column, &raw mut value))?;
             // SAFETY: SQLite returned this value for the row at hand; it is valid until the hook returns.
-            let value = match unsafe { borrow(value) } {
+            let value = match unsafe { borrow(value, self.raw) } {
                 // The default of a column added later comes without its column's affinity.
                 ValueRef::Integer(number) if *real => ValueRef::Real(number as f64),
                 value => value,
@@ -267,18 +275,19 @@ impl Log {
         let old = if op == ffi::SQLITE_INSERT {
             None
         } else {
-            let span = rows.copy(from, before)?;
+            let mut span = rows.copy(from, true, before)?;
             let key = rows.key(&span);
-            if key.as_ref().is_some_and(|key| rows.find(key).is_some()) {
-                // What it held first is known already.
-                rows.bytes.truncate(span.start);
+            rows.bytes.truncate(span.start);
+            // What a known row held first is known already; one without a name is not looked for.
+            if key.as_ref().is_some_and(|key| rows.find(key).is_none()) {
+                span = rows.copy(from, false, before)?;
             }
             Some((span, key))
         };
         let new = if op == ffi::SQLITE_DELETE {
             None
         } else {
-            let span = rows.copy(to, after)?;
+            let span = rows.copy(to, false, after)?;
             let key = rows.key(&span);
             Some((span, key))
         };
@@ -303,28 +312,32 @@ impl Log {
 
 /// Records the writes of one connection. Must outlive it: SQLite keeps a pointer.
 #[derive(Debug)]
-pub(super) struct Recorder(Arc<Mutex<Log>>);
+pub(super) struct Recorder {
+    log: Arc<Mutex<Log>>,
+    utf8: bool,
+}
 
 impl Recorder {
-    /// Sets the hook. SQLite decides while compiling a `DELETE` whether a whole table may be cleared
+    /// Sets the hook; `utf8` says that the database stores text so. SQLite decides while compiling a `DELETE` whether a whole table may be cleared
     /// without looking at its rows; with a hook set it never does.
-    pub(super) fn over(connection: &Connection) -> Self {
+    pub(super) fn over(connection: &Connection, utf8: bool) -> Self {
         let log: Arc<Mutex<Log>> = Arc::default();
         // SAFETY: the handle is valid while `connection` is borrowed. The log is on the heap and lives as
         // long as the recorder, which outlives the connection.
         unsafe {
             ffi::sqlite3_preupdate_hook(connection.handle(), Some(hook), Arc::as_ptr(&log).cast_mut().cast::<c_void>());
         }
-        Self(log)
+        Self { log, utf8 }
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts anew, with the tables that are expected to be written and the most bytes to remember.
     pub(super) fn begin(&self, shapes: impl IntoIterator<Item = Shape>, limit: u64) {
-        let rows = |shape| Rows { shape, bytes: Vec::new(), rows: Vec::new(), index: None, next: 0 };
+        let raw = self.utf8;
+        let rows = |shape| Rows { shape, bytes: Vec::new(), rows: Vec::new(), index: None, next: 0, raw };
         let tables = shapes.into_iter().map(rows).collect();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         *self.log() = Log { on: true, tables, limit, ..Log::default() };
@@ -409,6 +422,7 @@ mod tests {
     /// A schema with everything a write can drag along, rows in it, and one statement.
     #[derive(Clone, Debug)]
     struct Case {
+        utf16: bool,
         key: usize,
         generated: bool,
         cascade: usize,
@@ -423,7 +437,7 @@ mod tests {
     fn cases() -> impl Strategy<Value = Case> {
         let rows = prop::collection::vec((0..12_u8, 0..5_u8, 0..9_u8), 0..12);
         (
-            0..8_usize,
+            (prop::bool::weighted(0.1), 0..8_usize),
             any::<bool>(),
             0..3_usize,
             any::<u8>(),
@@ -432,7 +446,8 @@ mod tests {
             0..12_u8,
             prop::option::weighted(0.3, any::<u8>()),
         )
-            .prop_map(|(key, generated, cascade, triggers, rows, statement, at, skew)| Case {
+            .prop_map(|((utf16, key), generated, cascade, triggers, rows, statement, at, skew)| Case {
+                utf16,
                 key,
                 generated,
                 cascade,
@@ -470,6 +485,7 @@ mod tests {
     impl Case {
         fn open(&self) -> Connection {
             let c = Connection::open_in_memory().unwrap();
+            c.pragma_update(None, "encoding", if self.utf16 { "UTF-16" } else { "UTF-8" }).unwrap();
             let (first, last) = [
                 ("k INTEGER PRIMARY KEY, l", ""),
                 ("k TEXT PRIMARY KEY, l", ""),
@@ -617,7 +633,7 @@ mod tests {
             drop(c);
 
             let c = case.open();
-            let recorder = Recorder::over(&c);
+            let recorder = Recorder::over(&c, !case.utf16);
             recorder.begin(TABLES.iter().map(|t| Shape::new(t, &catalog::columns(&c, t).unwrap())), u64::MAX);
             case.perform(&c).unwrap();
             recorder.pause();
@@ -650,7 +666,7 @@ mod tests {
         let c = Connection::open_in_memory().unwrap();
         c.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY, t); INSERT INTO a VALUES (1, 'x')").unwrap();
         c.execute_batch("ALTER TABLE a ADD COLUMN late REAL DEFAULT 3").unwrap();
-        let recorder = Recorder::over(&c);
+        let recorder = Recorder::over(&c, true);
         recorder.begin([Shape::new("a", &catalog::columns(&c, "a").unwrap())], u64::MAX);
         c.execute_batch("UPDATE a SET t = 'y'").unwrap();
         let changes = recorder.changeset().unwrap();
@@ -663,7 +679,7 @@ mod tests {
     fn tables_nobody_announced_and_too_much_are_noticed() {
         let c = Connection::open_in_memory().unwrap();
         c.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY, t); CREATE TABLE b (x)").unwrap();
-        let recorder = Recorder::over(&c);
+        let recorder = Recorder::over(&c, true);
         let shape = || Shape::new("a", &catalog::columns(&c, "a").unwrap());
         recorder.begin([shape()], 1 << 20);
         c.execute_batch("INSERT INTO b VALUES (1); INSERT INTO a VALUES (1, 'x')").unwrap();

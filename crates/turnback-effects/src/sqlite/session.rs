@@ -199,7 +199,7 @@ fn read_row<'i>(
         let mut value = ptr::null_mut();
         check(get(iterator, c_int::try_from(column).unwrap_or(c_int::MAX), &raw mut value))?;
         // SAFETY: the iterator owns the value until it moves.
-        row.push(if value.is_null() { None } else { Some(unsafe { borrow(value) }) });
+        row.push(if value.is_null() { None } else { Some(unsafe { borrow(value, false) }) });
     }
     Ok(row)
 }

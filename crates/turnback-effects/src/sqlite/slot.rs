@@ -195,7 +195,9 @@ impl Slot {
 
     fn line(&self, opened: Result<(Connection, Watch), Refusal>, epoch: u64) -> Result<Line, Refusal> {
         let (connection, watch) = opened?;
-        let (recorder, catalog, file) = (Recorder::over(&connection), RefCell::new(None), self.file.clone());
+        let encoding: String = own(connection.query_row("PRAGMA encoding", [], |r| r.get(0)))?;
+        let recorder = Recorder::over(&connection, encoding == "UTF-8");
+        let (catalog, file) = (RefCell::new(None), self.file.clone());
         Ok(Line { connection, watch, recorder, catalog, file, beside: None, epoch, used: false })
     }
 
@@ -543,6 +545,21 @@ mod tests {
             assert!(!insert(&slot), "{mode}");
             assert_eq!(place.count(), 1, "{mode}");
         }
+    }
+
+    #[test]
+    fn another_journal_mode_opens_another_connection() {
+        let place = Place::new("delete");
+        let slot = place.slot();
+        insert(&slot);
+        place.human("PRAGMA journal_mode = wal; INSERT INTO t (n) VALUES (2)");
+        insert(&slot);
+        assert_eq!(read(&slot), (false, 3));
+        assert!(place.path("-wal").exists());
+        slot.retire(Instant::now() + IDLE);
+        place.human("PRAGMA journal_mode = delete; INSERT INTO t (n) VALUES (3)");
+        assert_eq!((insert(&slot), read(&slot)), (false, (false, 5)));
+        assert!(!place.path("-wal").exists());
     }
 
     #[test]
