@@ -92,7 +92,7 @@ pub(super) fn witness(
         if change.op == Op::Delete
             && weak.contains_key(change.table)
             && let Some(why) =
-                own(compare(c, change, &catalog::changeset_columns(&*own(catalog.columns(c, change.table))?)))?
+                own(compare(c, change, &catalog::changeset_columns(&own(catalog.columns(c, change.table))?)))?
         {
             completeness = completeness.min(Completeness::Bounded);
             doubts.push(why);
