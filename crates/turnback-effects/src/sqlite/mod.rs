@@ -51,7 +51,7 @@ use turnback_core::tool::{Kind, Risk, ToolSpec, Verb};
 
 use self::connection::{File, Slot};
 use self::read::Params;
-use crate::{Artifacts, Bounds, Domain, Progress, Reading, Staged, UndoRefused, Undone};
+use crate::{Artifacts, Bounds, Domain, Fate, Progress, Reading, Staged, UndoRefused, Undone};
 
 /// The table of committed runs. Invisible and untouchable for agents.
 const MARKS: &str = "_turnback_marks";
@@ -253,7 +253,7 @@ impl Domain for Sqlite {
         look::touches(measurement, artifacts)
     }
 
-    fn sweep(&self, _alive: &dyn Fn(RunId) -> bool) -> Result<(), Refusal> {
+    fn sweep(&self, _fate: &dyn Fn(RunId) -> Fate) -> Result<(), Refusal> {
         // Staged work is an open transaction: it ended with the process that held it.
         Ok(())
     }
