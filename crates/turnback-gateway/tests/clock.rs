@@ -6,6 +6,8 @@
 //! at once. One set back moves nothing while the node runs; when it was set back while nothing ran, by
 //! more than a minute, open questions count as expired and tokens made later than now are refused.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
+
 mod support;
 
 use std::time::Duration;

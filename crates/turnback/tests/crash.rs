@@ -10,54 +10,24 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 
+use common::fits::{Act, Do, Heard, call, fits, word};
 use common::{Dead, Node, Place, World};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const SIGKILL: i32 = 9;
 
 /// Another build of the same target directory may have put a binary without fail points in place.
 const SUSPECT: &str = "was `turnback` built without feature `turnback/failpoints` meanwhile?";
 
-/// One act of a script, and what it changes when it is done.
-struct Act {
-    does: Do,
-    changes: fn(&mut World),
-}
-
-enum Do {
-    Call(&'static str, Value),
-    /// Of earlier acts, all in one.
-    Undo(&'static [usize]),
-    Approve(usize),
-    Reject(usize),
-}
-
-/// What was heard of an act before the kill.
-#[derive(Clone, Debug, PartialEq)]
-enum Heard {
-    /// Asked; nobody answered.
-    Nothing,
-    /// It is done, by this run.
-    Done(String),
-    /// It waits.
-    Pending(String),
-    /// The answer counts.
-    Answered,
-}
-
-fn call(tool: &'static str, arguments: Value, changes: fn(&mut World)) -> Act {
-    Act { does: Do::Call(tool, arguments), changes }
-}
-
 fn sql(statement: &str, changes: fn(&mut World)) -> Act {
     call("shop__execute", json!({ "sql": statement }), changes)
 }
 
-const fn act(does: Do) -> Act {
-    Act { does, changes: |_| {} }
+fn act(does: Do) -> Act {
+    Act { does, changes: Box::new(|_| {}) }
 }
 
 fn set(world: &mut World, table: &str, from: &str, to: &str) {
@@ -78,9 +48,9 @@ fn rows() -> Vec<Act> {
             without(w, "stock", &["2 20"]);
             without(w, "parts", &["1 2"]);
         }),
-        act(Do::Undo(&[1])),
-        act(Do::Undo(&[3])),
-        act(Do::Undo(&[0, 2])),
+        act(Do::Undo(vec![1])),
+        act(Do::Undo(vec![3])),
+        act(Do::Undo(vec![0, 2])),
     ]
 }
 
@@ -96,9 +66,9 @@ fn files() -> Vec<Act> {
         call("work__delete", json!({ "path": "tree", "recursive": true }), |w| {
             w.files.retain(|path, _| !path.starts_with("tree/"));
         }),
-        act(Do::Undo(&[2])),
-        act(Do::Undo(&[3])),
-        act(Do::Undo(&[0, 1, 2])),
+        act(Do::Undo(vec![2])),
+        act(Do::Undo(vec![3])),
+        act(Do::Undo(vec![0, 1, 2])),
     ]
 }
 
@@ -165,106 +135,17 @@ fn play(node: &Node, acts: &[Act], heard: &mut Vec<Heard>, token: &mut Option<St
     Ok(())
 }
 
-fn word<'a>(row: &'a Value, field: &str) -> &'a str {
-    row[field].as_str().unwrap_or_default()
-}
-
-/// The act a run belongs to.
-fn act_of(node: &Node, acts: &[Act], heard: &[Heard], row: &Value) -> usize {
-    let contract = node.show(word(row, "run"))["contract"].clone();
-    let undone: BTreeSet<&str> = row["undoes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let fits = |act: &Act| match &act.does {
-        Do::Call(tool, arguments) => contract["tool"] == json!(tool) && contract["arguments"] == *arguments,
-        Do::Undo(of) => {
-            let of = of.iter().filter_map(|of| match heard.get(*of) {
-                Some(Heard::Done(run)) => Some(run.as_str()),
-                _ => None,
-            });
-            !undone.is_empty() && of.collect::<BTreeSet<_>>() == undone
-        }
-        _ => false,
-    };
-    acts.iter().position(fits).unwrap_or_else(|| panic!("nobody asked for {row}: {contract}"))
-}
-
-/// World and journal agree with each other and with everything that was heard.
-fn fits(node: &Node, place: &Place, base: &World, acts: &[Act], heard: &[Heard]) {
-    let rows = node.rows();
-    let of_run: BTreeMap<&str, &Value> = rows.iter().map(|row| (word(row, "run"), row)).collect();
-    let mut of_act: BTreeMap<usize, &Value> = BTreeMap::new();
-    for row in &rows {
-        let act = act_of(node, acts, heard, row);
-        assert!(of_act.insert(act, row).is_none(), "act {act} became two runs: {rows:?}");
-        let known = ["settled", "undone", "refused", "abandoned", "parked", "rejected"];
-        assert!(known.contains(&word(row, "state")), "left open: {row}");
-        if word(row, "state") == "refused" {
-            assert!(word(row, "summary").contains("nothing had happened"), "{row}");
-        }
-    }
-    for (n, told) in heard.iter().enumerate() {
-        let state = of_act.get(&n).map_or("", |row| word(row, "state"));
-        match told {
-            Heard::Nothing => {}
-            Heard::Done(run) => {
-                assert_eq!(word(of_act[&n], "run"), run);
-                assert!(["settled", "undone"].contains(&state), "act {n} was done and is `{state}`");
-            }
-            Heard::Pending(run) => {
-                assert_eq!(word(of_act[&n], "run"), run);
-                let answer = acts.iter().zip(heard).find_map(|(act, heard)| match act.does {
-                    Do::Approve(of) if of == n => Some(("settled", heard)),
-                    Do::Reject(of) if of == n => Some(("rejected", heard)),
-                    _ => None,
-                });
-                match answer {
-                    None => assert_eq!(state, "parked", "act {n}"),
-                    Some((end, Heard::Answered)) => assert_eq!(state, end, "the answer to act {n} is lost"),
-                    // Intended and not done is a failure that says so (above), like that of any other call.
-                    Some((end, _)) => assert!(["parked", "refused", end].contains(&state), "act {n} is `{state}`"),
-                }
-            }
-            Heard::Answered => {}
-        }
-    }
-    // Marks of undone runs and their undos agree, in both directions.
-    for row in &rows {
-        if let Some(by) = row["undone_by"].as_str() {
-            assert_eq!((word(row, "state"), word(of_run[by], "state")), ("undone", "settled"), "{row}");
-        }
-        for undone in row["undoes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            let alive = word(row, "state") == "settled";
-            assert!(!alive || word(of_run[undone], "state") == "undone", "{undone} of {row}");
-        }
-    }
-    let mut live: Vec<(&str, usize)> = Vec::new();
-    for (n, row) in &of_act {
-        if word(row, "state") == "settled" && row["undoes"].as_array().is_none_or(Vec::is_empty) {
-            live.push((word(row, "committed"), *n));
-        }
-    }
-    live.sort_unstable();
-    let mut expected = base.clone();
-    live.iter().for_each(|(_, n)| (acts[*n].changes)(&mut expected));
-    assert_eq!(place.world(), expected, "runs that stand: {live:?}");
-    // What is kept aside belongs to something that happened.
-    for slot in std::fs::read_dir(place.path("state/vault/slots/work")).into_iter().flatten() {
-        let name = slot.unwrap().file_name();
-        let row = name.to_str().and_then(|name| of_run.get(name));
-        let happened = row.is_some_and(|row| ["settled", "undone"].contains(&word(row, "state")));
-        assert!(happened, "left behind: {name:?} of {row:?}");
-    }
-}
-
 /// Recovers what the kills left, compares, goes on working, and comes to rest.
 fn recovers(place: &Place, base: &World, acts: &[Act], heard: &mut Vec<Heard>, token: &mut Option<String>) {
+    let mut known = BTreeMap::new();
     let node = place.start();
-    fits(&node, place, base, acts, heard);
+    fits(&node, place, base, acts, heard, &mut known);
     let rows = node.rows();
     // Who was cut off asks again: told the end of what was approved, joined to what waits, never done twice.
     if let Some(secret) = token.as_ref() {
         let mut agent = node.agent(secret).unwrap();
         for row in rows.iter().filter(|row| row["undelivered"] == json!(true)) {
-            let Do::Call(tool, arguments) = &acts[act_of(&node, acts, heard, row)].does else { panic!("{row}") };
+            let Do::Call(tool, arguments) = &acts[known[word(row, "run")]].does else { panic!("{row}") };
             let again = agent.call(tool, arguments).unwrap();
             assert_eq!(again.run.as_deref(), Some(word(row, "run")), "{again:?}");
             let told = if word(row, "state") == "parked" { "PENDING" } else { "" };
@@ -272,18 +153,18 @@ fn recovers(place: &Place, base: &World, acts: &[Act], heard: &mut Vec<Heard>, t
         }
     }
     assert_eq!(node.rows().len(), rows.len());
-    fits(&node, place, base, acts, heard);
+    fits(&node, place, base, acts, heard, &mut known);
     let settled = node.rows();
     node.stop_in_order();
     place.verify();
     let node = place.start();
     assert_eq!(node.rows(), settled, "a further restart changes nothing");
-    fits(&node, place, base, acts, heard);
+    fits(&node, place, base, acts, heard, &mut known);
     // The rest of the script goes through as if nothing had happened; what was cut off stays as it is.
     if heard.last().is_none_or(|last| *last != Heard::Nothing) {
         play(&node, acts, heard, token).unwrap();
         assert_eq!(heard.len(), acts.len());
-        fits(&node, place, base, acts, heard);
+        fits(&node, place, base, acts, heard, &mut known);
     }
     node.kill();
 }

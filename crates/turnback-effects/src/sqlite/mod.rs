@@ -65,7 +65,7 @@ use turnback_core::tool::{Kind, Risk, ToolSpec, Verb};
 use self::connection::File;
 use self::read::Params;
 use self::slot::Slot;
-use crate::{Artifacts, Bounds, Domain, Progress, Reading, Staged, UndoRefused, Undone};
+use crate::{Artifacts, Bounds, Domain, Fate, Progress, Reading, Staged, UndoRefused, Undone};
 
 /// The table of committed runs. Invisible and untouchable for agents.
 const MARKS: &str = "_turnback_marks";
@@ -267,7 +267,7 @@ impl Domain for Sqlite {
         look::touches(measurement, artifacts)
     }
 
-    fn sweep(&self, _alive: &dyn Fn(RunId) -> bool) -> Result<(), Refusal> {
+    fn sweep(&self, _fate: &dyn Fn(RunId) -> Fate) -> Result<(), Refusal> {
         // Staged work is an open transaction: it ended with the process that held it.
         Ok(())
     }

@@ -11,6 +11,7 @@ use turnback_core::budget::Ledger;
 use turnback_core::gates::blast_radius::Spent;
 use turnback_core::names::AgentName;
 use turnback_core::refusal::Refusal;
+use turnback_effects::Fate;
 use turnback_journal::RowFilter;
 
 use super::drive::Live;
@@ -57,14 +58,14 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
 
 /// Removes what was staged by runs of which nothing was ever done. Only while nothing is staged.
 fn sweep(inner: &Inner) -> Result<(), Refusal> {
-    let alive = |id| match inner.journal.row(id) {
+    let fate = |id| match inner.journal.row(id) {
         // Set from the intent on, for as long as the effect is not known to be absent.
-        Ok(Some(row)) => row.committed.is_some(),
-        Ok(None) => false,
+        Ok(Some(row)) if row.committed.is_none() => Fate::Nothing,
+        Ok(None) => Fate::Unheard,
         // Unknown is kept: a pre-image thrown away cannot be brought back.
-        Err(_) => true,
+        Ok(Some(_)) | Err(_) => Fate::Alive,
     };
-    inner.resources.values().try_for_each(|bound| bound.resource.domain.sweep(&alive))
+    inner.resources.values().try_for_each(|bound| bound.resource.domain.sweep(&fate))
 }
 
 fn restore_budgets(inner: &Inner) -> Result<(), Refusal> {
