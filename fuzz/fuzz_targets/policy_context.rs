@@ -134,6 +134,7 @@ fuzz_target!(|data: &[u8]| {
     let facts = Facts {
         contract: &contract,
         now: Timestamp::UNIX_EPOCH,
+        wall: None,
         agent: Some(&agent),
         controls: &controls,
         mode: Mode::Enforce,
