@@ -95,7 +95,7 @@ impl JournalError {
     ) -> Self {
         JournalError::Unfit {
             place: turnback_core::text::visible(&place.as_ref().display().to_string()),
-            message: message.into(),
+            message: turnback_core::text::visible(&message.into()),
             next: next.into(),
         }
     }
@@ -103,7 +103,8 @@ impl JournalError {
 
 /// Names what was being done when the storage failed.
 pub(crate) fn storage<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> JournalError {
-    move |e| JournalError::Storage { doing, why: e.to_string() }
+    // SQLite repeats what it found in a damaged file.
+    move |e| JournalError::Storage { doing, why: turnback_core::text::visible(&e.to_string()) }
 }
 
 impl From<JournalError> for Refusal {

@@ -15,6 +15,7 @@ use tlog_tiles::{record_hash, stored_hash_index};
 use turnback_core::digest::Sha256;
 use turnback_core::names::{AgentName, ApprovalId, RunId};
 use turnback_core::record::{self, Body, Record, Row};
+use turnback_core::text::visible;
 use uuid::Uuid;
 
 use crate::Table;
@@ -118,7 +119,7 @@ impl Readers {
         found
             .into_iter()
             .map(|(seq, hash, leaf, salt, body)| {
-                let altered = |what: &str| JournalError::Altered { seq, what: what.to_owned() };
+                let altered = |what: &str| JournalError::Altered { seq, what: visible(what) };
                 if hash != Some(record_hash(&leaf)) {
                     return Err(altered("it is not what was recorded"));
                 }

@@ -83,13 +83,17 @@ impl From<VerifyError> for Refusal {
 }
 
 fn misfit<T>(seq: impl Into<Option<u64>>, what: impl Into<String>) -> Result<T, VerifyError> {
-    Err(VerifyError::Misfit(Misfit { seq: seq.into(), what: what.into() }))
+    // What does not fit is somebody else's bytes, and may be repeated in this.
+    Err(VerifyError::Misfit(Misfit { seq: seq.into(), what: turnback_core::text::visible(&what.into()) }))
 }
 
 /// A database that cannot be read where it should be is itself what does not fit.
 fn unreadable(seq: impl Into<Option<u64>>) -> impl FnOnce(rusqlite::Error) -> VerifyError {
     let seq = seq.into();
-    move |e| VerifyError::Misfit(Misfit { seq, what: format!("the journal cannot be read here: {e}") })
+    move |e| {
+        let why = turnback_core::text::visible(&e.to_string());
+        VerifyError::Misfit(Misfit { seq, what: format!("the journal cannot be read here: {why}") })
+    }
 }
 
 /// Verifies the log of a state directory; `older` is the text of a checkpoint saved earlier, which must

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, TRANSFER_ENCODING};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName};
 use hyper::{Method, Response, StatusCode};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
@@ -83,20 +83,13 @@ impl Turned {
 impl<D: Desk> Door<D> {
     /// Answers one HTTP request that came in at the address `at`.
     async fn answer(self: Arc<Self>, request: hyper::Request<Incoming>, at: SocketAddr) -> Response<Body> {
-        // Such a request may have named a length as well, which hyper drops unseen; somebody in between may
-        // have believed it. Whatever follows on this connection is then not what it seems (RFC 9112, 6.3).
-        let last = request.headers().contains_key(TRANSFER_ENCODING);
-        let mut response = match self.route(request, at).await {
+        match self.route(request, at).await {
             Ok(response) => response,
             Err(turned) => {
                 self.server.turned(DOOR, turned.caller.as_deref(), &turned.error.refusal);
                 refusal(turned.status, turned.id.as_deref(), &turned.error)
             }
-        };
-        if last {
-            response.headers_mut().insert(CONNECTION, hyper::header::HeaderValue::from_static("close"));
         }
-        response
     }
 
     async fn route(
