@@ -39,7 +39,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 use turnback_core::digest::Sha256;
-use turnback_core::json;
 use turnback_core::names::RunId;
 use turnback_core::record::{self, Body, Record, Row};
 
@@ -51,7 +50,7 @@ pub use crate::verify::{Misfit, Report, VerifyError, verify};
 
 use crate::error::storage;
 use crate::query::Readers;
-use crate::sqlite::{Change, Leaf};
+use crate::sqlite::{Change, Leaf, SALT};
 use crate::store::{Job, Prepared, Shared, Writer};
 
 /// One record to append, and the projections that follow from it.
@@ -119,6 +118,8 @@ pub struct Options {
     pub queue: usize,
     /// Bytes that may wait for the writer. One batch may be larger when nothing else waits. Default 64 MiB.
     pub queue_bytes: usize,
+    /// How long a batch nobody waits for ([`Journal::append_behind`]) may wait for company. Default 5 ms.
+    pub linger: Duration,
     /// Largest size of the journal in pages of 4 KiB; the write that would exceed it fails like one on a
     /// full disk. Default: SQLite's own limit, 16 TiB.
     pub max_pages: Option<u32>,
@@ -126,7 +127,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checkpoint_every: Duration::from_secs(60), queue: 4_096, queue_bytes: 64 * 1024 * 1024, max_pages: None }
+        Self {
+            checkpoint_every: Duration::from_secs(60),
+            queue: 4_096,
+            queue_bytes: 64 * 1024 * 1024,
+            linger: Duration::from_millis(5),
+            max_pages: None,
+        }
     }
 }
 
@@ -177,7 +184,7 @@ impl Journal {
         let opened = sqlite::open(&dir, &options)?;
         let fresh = opened.fresh;
         let verifier = opened.key.verifier().to_owned();
-        let shared = Arc::new(Shared::new(opened.tree.size(), options.queue, options.queue_bytes));
+        let shared = Arc::new(Shared::new(opened.tree.size(), &options));
         let writer = Writer {
             shared: shared.clone(),
             dir: dir.clone(),
@@ -212,6 +219,22 @@ impl Journal {
         }
     }
 
+    /// [`Journal::append`] of something nobody waits for: recorded in the same order, with the next group
+    /// somebody waits for or after [`Options::linger`], so that it costs no sync of its own. `done` hears
+    /// it then.
+    pub fn append_behind(&self, batch: Batch, done: impl FnOnce(Result<Vec<u64>, JournalError>) + Send + 'static) {
+        match self.prepare(batch) {
+            Ok(batch) => self.inner.shared.push_behind(Job::Append { batch, done: Box::new(done) }),
+            Err(why) => done(Err(why)),
+        }
+    }
+
+    /// Calls `done` once everything appended before, by whoever, is durable or refused; what lingers is
+    /// written now. On the writer's thread, or at once when the journal takes nothing any more.
+    pub fn settled(&self, done: impl FnOnce() + Send + 'static) {
+        self.inner.shared.push(Job::Settled { done: Box::new(done) });
+    }
+
     /// [`Journal::append`], waiting until it is durable. Not for the writer's thread.
     ///
     /// # Errors
@@ -243,10 +266,10 @@ impl Journal {
         let bad = |e: serde_json::Error| JournalError::BadBatch { why: e.to_string() };
         let mut leaves = Vec::with_capacity(batch.entries.len());
         let mut bytes = 0;
-        for entry in batch.entries {
+        let mut salts = vec![[0; SALT]; batch.entries.len()];
+        getrandom::fill(salts.as_flattened_mut()).map_err(storage("drawing salts"))?;
+        for (entry, salt) in batch.entries.into_iter().zip(salts) {
             let payload = record::encode(&entry.body).map_err(bad)?;
-            let mut salt = [0; 16];
-            getrandom::fill(&mut salt).map_err(storage("drawing a salt"))?;
             let record = Record {
                 v: record::VERSION,
                 at: entry.at,
@@ -254,7 +277,7 @@ impl Journal {
                 run: entry.body.run(),
                 payload: Some(query::salted(&salt, &payload)),
             };
-            let body = json::canonical(&serde_json::to_value(&record).map_err(bad)?);
+            let body = record.canonical().map_err(bad)?;
             let changes = entry.project.into_iter().map(ready).collect::<Result<Vec<_>, _>>().map_err(bad)?;
             bytes += body.len() + payload.len() + changes.iter().map(size).sum::<usize>();
             let hash = tlog_tiles::record_hash(&body);

@@ -13,7 +13,6 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Rows, Statement};
 use tlog_tiles::{Hash, record_hash};
 use turnback_core::digest::Sha256;
-use turnback_core::json;
 use turnback_core::record::{self, Record, Row};
 use turnback_core::refusal::Refusal;
 
@@ -438,8 +437,8 @@ fn check_record(seq: u64, body: &[u8]) -> Result<Record, VerifyError> {
     if record.v != record::VERSION {
         return misfit(seq, format!("it has version {}; this program reads version {}", record.v, record::VERSION));
     }
-    match serde_json::to_value(&record) {
-        Ok(value) if json::canonical(&value) == body => Ok(record),
+    match record.canonical() {
+        Ok(bytes) if bytes == body => Ok(record),
         _ => misfit(seq, "it is not in canonical form"),
     }
 }

@@ -43,7 +43,7 @@ use turnback_core::tool::Verb;
 use turnback_effects::{Reading, Staged, UndoRefused};
 use turnback_journal::{Batch, Entry, Projection};
 
-use super::{Inner, answer, blocking, lock, view};
+use super::{Inner, answer, blocking, durable, lock, view};
 use crate::desk::{Answer, Pending};
 
 /// Bytes of diff and pre-image kept of an action that was refused after staging, so that `show` can
@@ -268,29 +268,29 @@ impl Inner {
 
     async fn read(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
         let domain = Arc::clone(&self.bound(&live.run.contract.resource)?.resource.domain);
-        let contract = live.run.contract.clone();
-        let bounds = self.settings.bounds.clone();
-        let inner = Arc::clone(self);
-        let reading = tokio::spawn(async move {
-            let asked = contract.clone();
-            inner.patiently(&asked, move || domain.read(&contract, &bounds)).await
-        });
         // The record of the read is made durable while the read is under way.
-        self.write(&mut live).await?;
-        let read = reading.await.map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")))??;
-        match read {
+        let recorded = live.batch().map(|batch| self.hand_over(batch));
+        let (contract, bounds) = (live.run.contract.clone(), self.settings.bounds.clone());
+        let read = self.patiently(&live.run.contract, move || domain.read(&contract, &bounds)).await?;
+        let live = match read {
             Ok(reading) => {
                 let places = reading.places.clone();
                 live.reading = Some(reading);
                 let mut live = live.happen(self.now(), Event::Released { read: places })?;
-                // What was read is written down behind the answer: its record is durable already.
+                // What was read is written down behind the answer: its record is durable by then. It is
+                // handed over before that is known, so that both may share a group; when the first is
+                // not written, neither is this.
                 if let Some(batch) = live.batch() {
                     self.append_behind(batch, || {});
                 }
-                Ok(live)
+                live
             }
-            Err(refusal) => live.happen(self.now(), Event::Refused { refusal }),
+            Err(refusal) => live.happen(self.now(), Event::Refused { refusal })?,
+        };
+        if let Some(recorded) = recorded {
+            durable(recorded).await?;
         }
+        Ok(live)
     }
 
     async fn stage(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {

@@ -37,7 +37,7 @@ use turnback_core::record::{Body, Row};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run;
 use turnback_core::tool::Tool;
-use turnback_journal::{Batch, Entry, Journal, Projection, RowFilter};
+use turnback_journal::{Batch, Entry, Journal, JournalError, Projection, RowFilter};
 
 use crate::desk::{Answer, Call, Caller, Desk, Pending};
 
@@ -69,7 +69,6 @@ struct Inner {
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
-    behind: Behind,
     /// Answers to questions are taken one at a time. Invariant `ONE-USE`.
     answering: tokio::sync::Mutex<()>,
     /// Held from reading how a run ended until what changes of its end – that its caller heard it, that it
@@ -115,7 +114,6 @@ impl Runtime {
             ledgers: Mutex::default(),
             joinable: Mutex::default(),
             waiters: Mutex::default(),
-            behind: Behind::default(),
             answering: tokio::sync::Mutex::default(),
             telling: Arc::default(),
             turned: Arc::default(),
@@ -166,25 +164,22 @@ impl Runtime {
     }
 }
 
+/// What the journal says about a batch it was handed, once it is written.
+type Written = oneshot::Receiver<Result<Vec<u64>, JournalError>>;
+
+async fn durable(written: Written) -> Result<(), Refusal> {
+    match written.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(e)) => Err(Refusal::from(e)),
+        Err(_) => Err(Refusal::new(Code::Unavailable, "the journal is closed")),
+    }
+}
+
 /// Runs blocking work on a thread made for that. A panic inside is a failure, not the end of the node.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")).next("report it with the log"))
-}
-
-/// Records handed to the journal that nobody waits for: outcomes a domain marked itself, what a read
-/// returned, refused requests. Whoever reads the journal waits for those before it ([`Inner::caught_up`]),
-/// so that everybody sees what was answered to anybody.
-struct Behind {
-    issued: Mutex<u64>,
-    written: watch::Sender<u64>,
-}
-
-impl Default for Behind {
-    fn default() -> Self {
-        Self { issued: Mutex::default(), written: watch::channel(0).0 }
-    }
 }
 
 /// The journal's blobs as the domains read them back.
@@ -216,39 +211,40 @@ impl Inner {
     }
 
     async fn append_batch(&self, batch: Batch) -> Result<(), Refusal> {
-        let (done, durable) = oneshot::channel();
+        durable(self.hand_over(batch)).await
+    }
+
+    /// Hands records to the journal; what comes back says when they are durable.
+    fn hand_over(&self, batch: Batch) -> Written {
+        let (done, written) = oneshot::channel();
         self.journal.append(batch, move |result| {
             // Nobody waits any more when the caller's task was dropped; the record stands anyway.
             let _ = done.send(result);
         });
-        match durable.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(Refusal::from(e)),
-            Err(_) => Err(Refusal::new(Code::Unavailable, "the journal is closed")),
-        }
+        written
     }
 
-    /// Hands records to the journal without waiting for the disk. A failure poisons the journal, so that
-    /// nothing follows what is missing.
+    /// Hands records to the journal that nobody waits for: outcomes a domain marked itself, what a read
+    /// returned, refused requests. A failure poisons the journal, so that nothing follows what is missing.
+    /// Whoever reads the journal waits for those before it ([`Inner::caught_up`]), so that everybody sees
+    /// what was answered to anybody.
     fn append_behind(&self, batch: Batch, then: impl FnOnce() + Send + 'static) {
-        let written = self.behind.written.clone();
-        // Held while appending: the journal writes in the order it was given, so counting is enough.
-        let mut issued = lock(&self.behind.issued);
-        *issued += 1;
-        self.journal.append(batch, move |result| {
+        self.journal.append_behind(batch, move |result| {
             if let Err(error) = result {
                 tracing::error!(%error, "not recorded");
             }
-            written.send_modify(|n| *n += 1);
             then();
         });
     }
 
     /// Waits until everything appended behind an answer so far is on disk.
     async fn caught_up(&self) {
-        let issued = *lock(&self.behind.issued);
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = self.behind.written.subscribe().wait_for(|written| *written >= issued).await;
+        let (done, settled) = oneshot::channel();
+        self.journal.settled(move || {
+            let _ = done.send(());
+        });
+        // Dropped untold, the journal is closed and everything in it is on disk.
+        let _ = settled.await;
     }
 
     fn bound(&self, name: &ResourceName) -> Result<&Bound, Refusal> {

@@ -232,6 +232,7 @@ impl Inner {
     /// The part of the dependency graph an undo of `wanted` can meet: the runs themselves and every
     /// run committed later on the same resources.
     async fn nodes(&self, wanted: &BTreeSet<RunId>) -> Result<Vec<Node>, Refusal> {
+        self.caught_up().await;
         let mut resources = BTreeSet::new();
         let mut since = u64::MAX;
         let mut rows: Vec<Row> = Vec::new();
