@@ -31,6 +31,7 @@ mod vault;
 mod verify;
 mod witness;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -334,6 +335,16 @@ impl Journal {
     /// [`JournalError::Storage`].
     pub fn row(&self, run: RunId) -> Result<Option<Row>, JournalError> {
         self.inner.readers.row(run)
+    }
+
+    /// Every run that is set as committed: from its intent on, for as long as its effect is not known to be
+    /// absent. Read from an index, which no sum protects: whoever removes something because a run is missing
+    /// here asks [`Journal::row`] first.
+    ///
+    /// # Errors
+    /// [`JournalError::Storage`].
+    pub fn runs_with_effect(&self) -> Result<HashSet<RunId>, JournalError> {
+        self.inner.readers.runs_with_effect()
     }
 
     /// Runs a person may mean: `r_` or nothing and the last digits of a run, or `ap_` and those of a

@@ -235,7 +235,8 @@ fn connect(path: &Path, options: &Options) -> Result<Connection, JournalError> {
     connection.pragma_update(None, "secure_delete", "ON").map_err(&failed)?;
     connection.pragma_update(None, "cell_size_check", "ON").map_err(&failed)?;
     connection.pragma_update(None, "trusted_schema", "OFF").map_err(&failed)?;
-    connection.pragma_update(None, "cache_size", -16_000).map_err(&failed)?;
+    // Enough for the pages a group touches: the ends of the tables, and places in the index of tails.
+    connection.pragma_update(None, "cache_size", -4_000).map_err(&failed)?;
     if let Some(pages) = options.max_pages {
         connection
             .pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0))
@@ -467,10 +468,7 @@ impl<'c> Pen<'c> {
             }
             Change::Delete { table, key } => {
                 let table = table_name(*table);
-                self.connection
-                    .prepare_cached(&format!("DELETE FROM {table} WHERE key = ?1"))?
-                    .execute([key])
-                    .map(drop)
+                self.connection.prepare_cached(&format!("DELETE FROM {table} WHERE key = ?1"))?.execute([key]).map(drop)
             }
         }
     }
@@ -498,7 +496,19 @@ impl<'c> Pen<'c> {
             let [run, tail, agent, resource, state, over, undelivered, committed, read, expires, action] = columns(row);
             self.line
                 .execute(params![
-                    run, tail, agent, resource, state, over, undelivered, committed, read, expires, action, json, sum
+                    run,
+                    tail,
+                    agent,
+                    resource,
+                    state,
+                    over,
+                    undelivered,
+                    committed,
+                    read,
+                    expires,
+                    action,
+                    json,
+                    sum
                 ])
                 .map_err(storage("writing the list of runs"))?;
         }

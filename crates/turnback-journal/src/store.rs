@@ -41,11 +41,21 @@ pub(crate) struct Prepared {
 }
 
 pub(crate) enum Job {
-    Append { batch: Prepared, done: Done },
-    Erase { seqs: Vec<u64>, done: Done },
-    Checkpoint { done: SyncSender<Result<String, JournalError>> },
+    Append {
+        batch: Prepared,
+        done: Done,
+    },
+    Erase {
+        seqs: Vec<u64>,
+        done: Done,
+    },
+    Checkpoint {
+        done: SyncSender<Result<String, JournalError>>,
+    },
     /// Everything before it is written, or never will be.
-    Settled { done: Box<dyn FnOnce() + Send> },
+    Settled {
+        done: Box<dyn FnOnce() + Send>,
+    },
 }
 
 impl Job {

@@ -463,10 +463,10 @@ fn a_run_that_moves_twice_in_one_group_has_its_last_line_and_keeps_what_it_asked
     journal.append_behind(batch(2), |_| ());
     journal.append_wait(put(&|r| (r.state, r.over) = ("released".into(), true))).unwrap();
     let rows = journal.rows(&RowFilter::default()).unwrap();
-    assert_eq!(rows.iter().map(|r| (r.run, r.state.as_str())).collect::<Vec<_>>(), [
-        (run(2), "proposed"),
-        (run(1), "released")
-    ]);
+    assert_eq!(
+        rows.iter().map(|r| (r.run, r.state.as_str())).collect::<Vec<_>>(),
+        [(run(2), "proposed"), (run(1), "released")]
+    );
     assert_eq!(journal.rows(&RowFilter { question: Some(question), ..RowFilter::default() }).unwrap().len(), 1);
     assert!(journal.rows(&RowFilter { expired_by: Some(at(99)), ..RowFilter::default() }).unwrap().is_empty());
     journal.close();

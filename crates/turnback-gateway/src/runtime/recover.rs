@@ -58,12 +58,20 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
 
 /// Removes what was staged by runs of which nothing was ever done. Only while nothing is staged.
 fn sweep(inner: &Inner) -> Result<(), Refusal> {
-    let fate = |id| match inner.journal.row(id) {
-        // Set from the intent on, for as long as the effect is not known to be absent.
-        Ok(Some(row)) if row.committed.is_none() => Fate::Nothing,
-        Ok(None) => Fate::Unheard,
-        // Unknown is kept: a pre-image thrown away cannot be brought back.
-        Ok(Some(_)) | Err(_) => Fate::Alive,
+    // One look at an index for the many that are kept; what it does not name is looked up in full, whose
+    // sum is checked, before it is removed.
+    let acted = inner.journal.runs_with_effect().map_err(Refusal::from)?;
+    let fate = |id| {
+        if acted.contains(&id) {
+            return Fate::Alive;
+        }
+        match inner.journal.row(id) {
+            // Set from the intent on, for as long as the effect is not known to be absent.
+            Ok(Some(row)) if row.committed.is_none() => Fate::Nothing,
+            Ok(None) => Fate::Unheard,
+            // Unknown is kept: a pre-image thrown away cannot be brought back.
+            Ok(Some(_)) | Err(_) => Fate::Alive,
+        }
     };
     inner.resources.values().try_for_each(|bound| bound.resource.domain.sweep(&fate))
 }
