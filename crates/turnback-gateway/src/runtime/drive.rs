@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use tokio::sync::OwnedMutexGuard;
 use turnback_core::approval::Question;
 use turnback_core::decision::{Phase, Ruling};
-use turnback_core::digest::Sha256;
+use turnback_core::digest::{ActionDigest, Sha256};
 use turnback_core::gates::blast_radius::Spent;
 use turnback_core::gates::{self, Facts, Measured};
 use turnback_core::names::{ApprovalId, RunId};
@@ -43,7 +43,7 @@ use turnback_core::tool::Verb;
 use turnback_effects::{Reading, Staged, UndoRefused};
 use turnback_journal::{Batch, Entry, Projection};
 
-use super::{Inner, answer, blocking, durable, lock, view};
+use super::{Inner, answer, blocking, durable, lock, started, view};
 use crate::desk::{Answer, Pending};
 
 /// Bytes of diff and pre-image kept of an action that was refused after staging, so that `show` can
@@ -53,6 +53,8 @@ const REFUSED_BLOBS: usize = 256 << 10;
 /// A run under way: the pure state, what is still to do, and what only exists while it is under way.
 pub(super) struct Live {
     pub(super) run: Run,
+    /// The run's action, which never changes and costs a hash.
+    action: ActionDigest,
     todo: VecDeque<Command>,
     /// Events that happened and are not handed to the journal yet.
     unwritten: Vec<Entry>,
@@ -71,6 +73,7 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn new(step: Step) -> Self {
         Self {
+            action: step.run.contract.digest(),
             run: step.run,
             todo: step.commands.into(),
             unwritten: Vec::new(),
@@ -115,7 +118,7 @@ impl Live {
     /// Everything unwritten as one batch, the run's line of the list with its last entry.
     fn batch(&mut self) -> Option<Batch> {
         let mut entries = std::mem::take(&mut self.unwritten);
-        entries.last_mut()?.project.push(Projection::Run(Box::new(view::row(&self.run))));
+        entries.last_mut()?.project.push(Projection::Run(Box::new(view::row(&self.run, self.action))));
         Some(Batch { entries, blobs: std::mem::take(&mut self.blobs) })
     }
 }
@@ -270,27 +273,36 @@ impl Inner {
         let domain = Arc::clone(&self.bound(&live.run.contract.resource)?.resource.domain);
         // The record of the read is made durable while the read is under way.
         let recorded = live.batch().map(|batch| self.hand_over(batch));
-        let (contract, bounds) = (live.run.contract.clone(), self.settings.bounds.clone());
-        let read = self.patiently(&live.run.contract, move || domain.read(&contract, &bounds)).await?;
-        let live = match read {
+        let patience = self.patience(&live.run.contract);
+        let (inner, bounds) = (Arc::clone(self), self.settings.bounds.clone());
+        let reading = started(move || {
+            let read = domain.read(&live.run.contract, &bounds);
+            inner.has_read(live, read)
+        });
+        // In this order the task is woken once: the read is usually done by then.
+        if let Some(recorded) = recorded {
+            durable(recorded).await?;
+        }
+        self.ends(patience, reading).await?
+    }
+
+    /// Takes in what a read came to.
+    fn has_read(&self, mut live: Live, read: Result<Reading, Refusal>) -> Result<Live, Refusal> {
+        match read {
             Ok(reading) => {
                 let places = reading.places.clone();
                 live.reading = Some(reading);
                 let mut live = live.happen(self.now(), Event::Released { read: places })?;
-                // What was read is written down behind the answer: its record is durable by then. It is
-                // handed over before that is known, so that both may share a group; when the first is
-                // not written, neither is this.
+                // What was read is written down behind the answer: the record of the read is durable by
+                // then. It is handed over before that is known, so that both may share a group; when the
+                // first is not written, neither is this.
                 if let Some(batch) = live.batch() {
                     self.append_behind(batch, || {});
                 }
-                live
+                Ok(live)
             }
-            Err(refusal) => live.happen(self.now(), Event::Refused { refusal })?,
-        };
-        if let Some(recorded) = recorded {
-            durable(recorded).await?;
+            Err(refusal) => live.happen(self.now(), Event::Refused { refusal }),
         }
-        Ok(live)
     }
 
     async fn stage(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
@@ -349,7 +361,7 @@ impl Inner {
             return Err(Refusal::new(Code::Failed, "a question without a measured effect"));
         };
         let now = self.now();
-        let action = live.run.contract.digest();
+        let action = live.action;
         let effect = &asking.measurement.effect;
         let question = Question {
             id: ApprovalId::new(uuid::Uuid::now_v7()),

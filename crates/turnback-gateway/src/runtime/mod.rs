@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinError, JoinHandle};
 use turnback_core::budget::Ledger;
 use turnback_core::contract::{Actor, Contract};
 use turnback_core::digest::ActionDigest;
@@ -177,9 +178,16 @@ async fn durable(written: Written) -> Result<(), Refusal> {
 
 /// Runs blocking work on a thread made for that. A panic inside is a failure, not the end of the node.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    joined(started(work).await)
+}
+
+/// [`blocking`] work under way, to be waited for later.
+fn started<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")).next("report it with the log"))
+}
+
+fn joined<T>(done: Result<T, JoinError>) -> Result<T, Refusal> {
+    done.map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")).next("report it with the log"))
 }
 
 /// The journal's blobs as the domains read them back.
@@ -440,7 +448,7 @@ impl Inner {
                 Ok(step) => {
                     lock(&self.joinable).remove(&digest);
                     let body = Body::Run { run: id, event: run::Event::Delivered };
-                    let row = view::row(&step.run);
+                    let row = view::row(&step.run, digest);
                     // Lost in a crash, the caller hears the same end twice: harmless.
                     if let Err(refusal) = self.append(vec![(body, Some(Projection::Run(Box::new(row))))]).await {
                         return answer::refused(Some(id), refusal);

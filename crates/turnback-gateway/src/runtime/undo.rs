@@ -306,7 +306,7 @@ impl Inner {
             live.also(Entry {
                 at: now,
                 body: Body::Run { run: id, event },
-                project: vec![Projection::Run(Box::new(view::row(&step.run)))],
+                project: vec![Projection::Run(Box::new(view::row(&step.run, step.run.contract.digest())))],
             });
         }
         Ok(())
