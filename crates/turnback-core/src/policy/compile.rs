@@ -52,7 +52,35 @@ pub(super) struct Checked<'a> {
     pub(super) errors: Vec<PolicyError>,
 }
 
+/// Longest text of one rule. Cedar reads and checks a rule recursively, so its length bounds the stack that
+/// takes.
+const RULE_BYTES: usize = 16 * 1024;
+
+/// Stack for a rule of [`RULE_BYTES`] that is nothing but nesting: 8,000 levels of at most 60 KiB each in an
+/// unoptimised build. Address space, not memory: only what is used is ever backed.
+const ROOM: usize = 512 << 20;
+
+/// Runs `work` on a stack with room for the deepest rule. On the caller's own, a few hundred parentheses
+/// in a policy file would end the process instead of being an error.
+///
+/// # Errors
+/// When no such thread can be had, or `work` panics.
+pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, PolicyError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("policy".to_owned())
+            .stack_size(ROOM)
+            .spawn_scoped(scope, work)
+            .map_err(|e| generated(format!("no thread to read the policy on: {e}")))?;
+        thread.join().map_err(|_| generated("reading the policy panicked; report the rule at fault".to_owned()))
+    })
+}
+
 pub(super) fn compile(sources: &[Source], registry: &[Tool]) -> Result<Policy, Vec<PolicyError>> {
+    with_room(|| compile_here(sources, registry)).unwrap_or_else(|error| Err(vec![error]))
+}
+
+fn compile_here(sources: &[Source], registry: &[Tool]) -> Result<Policy, Vec<PolicyError>> {
     let Checked { parsed, schema, schema_text, errors, .. } = check(sources, registry)?;
     if !errors.is_empty() {
         return Err(errors);
@@ -175,6 +203,10 @@ fn parse<'a>(source: &'a Source, piece: Piece<'a>, number: usize) -> Result<Pars
         let (line, column) = position(&source.text, piece.start + offset);
         PolicyError { file: source.name.clone(), line, column, message, next }
     };
+    if piece.text.len() > RULE_BYTES {
+        let message = format!("the rule has {} bytes, at most {RULE_BYTES} are read", piece.text.len());
+        return Err(at(0, message, Some("write several rules instead of one".to_owned())));
+    }
     // An id of our own, so that nothing an author writes can make two policies one.
     let id = PolicyId::new(format!("p{number}"));
     let policy = CedarPolicy::parse(Some(id), piece.text).map_err(|errors| {

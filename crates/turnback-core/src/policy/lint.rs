@@ -9,7 +9,7 @@ use cedar_policy::{ActionConstraint, Effect, EntityUid, ResourceConstraint};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::compile::{Checked, Parsed, check, matches};
+use super::compile::{Checked, Parsed, check, matches, with_room};
 use super::{PolicyError, Source, schema};
 use crate::decision::Ruling;
 use crate::text::visible;
@@ -45,6 +45,10 @@ pub struct Finding {
 
 /// Everything questionable in policy files, in the order of the files.
 pub fn lint(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
+    with_room(|| lint_here(sources, registry)).unwrap_or_else(|error| vec![compile_error(error)])
+}
+
+fn lint_here(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
     let checked = match check(sources, registry) {
         Ok(checked) => checked,
         Err(errors) => return errors.into_iter().map(compile_error).collect(),
