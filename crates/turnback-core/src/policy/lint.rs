@@ -56,19 +56,20 @@ fn lint_here(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
     let Checked { parsed, dead, warnings, errors, .. } = checked;
     let mut findings: Vec<Finding> = errors.into_iter().map(compile_error).collect();
     let mut dead: HashSet<usize> = dead.into_iter().collect();
-    let tools: Vec<(Vec<EntityUid>, EntityUid, &Tool)> = registry
+    let tools: Vec<(EntityUid, Vec<EntityUid>, EntityUid, &Tool)> = registry
         .iter()
         .filter_map(|tool| {
             let (action, resource, entities) = schema::tool_entities(tool).ok()?;
             let actions = entities.iter().map(cedar_policy::Entity::uid);
-            Some((actions.filter(|uid| uid.type_name() == action.type_name()).collect(), resource, tool))
+            let actions = actions.filter(|uid| uid.type_name() == action.type_name()).collect();
+            Some((action, actions, resource, tool))
         })
         .collect();
     for (index, one) in parsed.iter().enumerate() {
         let reached: Vec<&Tool> = tools
             .iter()
-            .filter(|(actions, resource, _)| matches(&one.policy, actions, resource))
-            .map(|(_, _, tool)| *tool)
+            .filter(|(action, actions, resource, _)| matches(&one.policy, action, actions, resource))
+            .map(|(_, _, _, tool)| *tool)
             .collect();
         if reached.is_empty() || dead.contains(&index) {
             dead.insert(index);
