@@ -187,7 +187,7 @@ impl Policy {
         let question = Question::new(facts, agent, &entry.groups);
         let answer = match entry.slice.settle(&question) {
             Some(answer) => {
-                debug_assert_eq!(self.by_cedar(entry, &question).ok().as_ref(), Some(&answer), "{question:?}");
+                debug_assert!(self.agrees(entry, &question, &answer), "{question:?}: {answer:?}");
                 answer
             }
             None => self.by_cedar(entry, &question)?,
@@ -231,6 +231,15 @@ impl Policy {
         let allowed = decision == CedarDecision::Allow;
         let soft = if allowed { self.evaluate(&request, &entry.slice.soft, &entities)?.1 } else { Vec::new() };
         Ok(Answer { allowed, hard, soft })
+    }
+
+    /// Whether Cedar gives the same answer, or has no stack left to give one: an unoptimised build's is used up
+    /// by some forty links of a chain.
+    fn agrees(&self, entry: &Entry, question: &Question<'_>, answer: &Answer<'_>) -> bool {
+        match self.by_cedar(entry, question) {
+            Ok(cedar) => cedar == *answer,
+            Err(verdict) => verdict.reason.contains("recursion limit reached"),
+        }
     }
 
     /// Evaluates one set. Upholds `FAIL-CLOSED`: an error in any policy is the answer.

@@ -23,8 +23,9 @@ use cedar_policy::pst::{
 
 use super::schema::{AGENT, EFFECT, Question};
 
-/// How deep an expression may be as Cedar sees it, to which a chain of `&&` is as deep as it is long. What Cedar
-/// has no stack for is an error to it; nothing near that has a program.
+/// How deep an expression may be as Cedar sees it, to which a chain of `&&` is as deep as it is long. What it
+/// has no stack for is an error to Cedar, which depends on the thread that asks; so only what is well within a
+/// thread's stack has a program.
 const DEEPEST: usize = 64;
 
 /// Something true or false.
