@@ -3,7 +3,13 @@
 //! whose scope can match the one tool asked about.
 //!
 //! Two spreads are measured. `scoped`: each policy names one tool, so a tool's slice holds a thirtieth
-//! of them. `few_for_this_tool`: as before, but always ten for the tool asked about.
+//! of them. `few_for_this_tool`: as before, but always ten for the tool asked about. A third, `with_one_for_cedar`,
+//! is `scoped` with one rule that only Cedar can evaluate, which leaves the tool's whole slice to it.
+//!
+//! Every call differs from the one before in agent, place, statement, rows, touched places and budget, so that
+//! nothing can be fast by remembering.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -29,6 +35,9 @@ type Failed = Box<dyn std::error::Error>;
 fn main() {
     divan::main();
 }
+
+/// How many different calls take turns.
+const CALLS: usize = 630;
 
 const SIZES: [usize; 3] = [10, 100, 1000];
 
@@ -64,8 +73,8 @@ fn rule(i: usize, tool: &Tool) -> String {
     }
 }
 
-fn policy(tools: &[Tool], target: impl Fn(usize) -> usize, count: usize) -> Result<Policy, Failed> {
-    let mut text = String::from("@id(\"base\") permit(principal, action in Action::\"write\", resource is Sqlite);\n");
+fn policy(tools: &[Tool], target: impl Fn(usize) -> usize, count: usize, base: &str) -> Result<Policy, Failed> {
+    let mut text = format!("@id(\"base\") permit(principal, action in Action::\"write\", resource is Sqlite){base};\n");
     for i in 1..count {
         if let Some(tool) = tools.get(target(i) % tools.len()) {
             text.push_str(&rule(i, tool));
@@ -75,62 +84,96 @@ fn policy(tools: &[Tool], target: impl Fn(usize) -> usize, count: usize) -> Resu
     Policy::compile(&sources, tools).map_err(|errors| format!("{errors:?}").into())
 }
 
-fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usize) -> Result<(), Failed> {
+/// What the facts of one call are made of; no two neighbouring calls share it.
+struct Call {
+    agent: Agent,
+    contract: Contract,
+    effect: Effect,
+    plan: RollbackPlan,
+    spent: Spent,
+}
+
+/// Calls that differ in agent, place, statement, rows, touched places and spent budget.
+fn calls(tool: &Tool) -> Result<Vec<Call>, Failed> {
+    const TABLES: [&str; 5] = ["customers", "orders", "items", "invoices", "sessions"];
+    let mut calls = Vec::new();
+    for n in 0..CALLS {
+        let table = TABLES.get(n % TABLES.len()).copied().unwrap_or_default();
+        let agent =
+            Agent { name: AgentName::new(&format!("coder-{}", n % 7))?, owner: "anna".to_owned(), suspended: None };
+        let statement = if n % 2 == 0 { "update" } else { "delete" };
+        let aim = Target {
+            identity: "id".to_owned(),
+            place: format!("{statement} {table}"),
+            statement: statement.to_owned(),
+        };
+        let text = format!(r#"{{"sql":"{statement} {table} {n}"}}"#);
+        let contract =
+            Contract::parse(tool, Actor::Agent(agent.name.clone()), None, text.as_bytes(), None, |_, _| Ok(aim))?;
+        let digest = EffectDigest(Sha256::of(text.as_bytes()));
+        let rows = n as u64 % 9 + 1;
+        let touch = |i| Touch { place: format!("{table} {i}"), fields: Vec::new(), before: None, after: None };
+        let effect = Effect {
+            summary: format!("updates {rows} rows of `{table}`"),
+            blast: Blast {
+                rows: [(table.to_owned(), Rows { updated: rows, ..Rows::default() })].into(),
+                ..Blast::default()
+            },
+            digest,
+            places: digest,
+            volatile: false,
+            reply: json!({}),
+        };
+        let footprint = Footprint {
+            resource: tool.resource.clone(),
+            completeness: Completeness::Closed,
+            places: (0..rows).map(touch).collect(),
+            more: 0,
+        };
+        let plan = RollbackPlan::new(Level::Proved, "the inverse ran", footprint);
+        let spent = Spent { actions: n as u64 % 50, deletions: 0, rows: n as u64 };
+        calls.push(Call { agent, contract, effect, plan, spent });
+    }
+    Ok(calls)
+}
+
+fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usize, base: &str) -> Result<(), Failed> {
     let tools = tools()?;
-    let policy = policy(&tools, target, count)?;
+    let policy = policy(&tools, target, count, base)?;
     let Some(tool) = tools.first() else { return Err("no tool".into()) };
-    let agent = Agent { name: AgentName::new("coder")?, owner: "anna".to_owned(), suspended: None };
-    let aim = Target { identity: "id".to_owned(), place: "update".to_owned(), statement: "update".to_owned() };
-    let contract =
-        Contract::parse(tool, Actor::Agent(agent.name.clone()), None, br#"{"sql":"update"}"#, None, |_, _| Ok(aim))?;
-    let digest = EffectDigest(Sha256::of(b"effect"));
-    let touch = |i| Touch { place: format!("customers {i}"), fields: Vec::new(), before: None, after: None };
-    let effect = Effect {
-        summary: "updates 3 rows of `customers`".to_owned(),
-        blast: Blast {
-            rows: [("customers".to_owned(), Rows { updated: 3, ..Rows::default() })].into(),
-            ..Blast::default()
-        },
-        digest,
-        places: digest,
-        volatile: false,
-        reply: json!({}),
-    };
-    let footprint = Footprint {
-        resource: tool.resource.clone(),
-        completeness: Completeness::Closed,
-        places: (0..3).map(touch).collect(),
-        more: 0,
-    };
-    let plan = RollbackPlan::new(Level::Proved, "the inverse ran", footprint);
+    let calls = calls(tool)?;
     let budget = Budget { window: SignedDuration::from_hours(1), actions: Some(100), deletions: Some(100), rows: None };
     let limits = Limits { rows: Some(1000), budget: Some(budget), ..Limits::default() };
     let (controls, floor) = (Controls::default(), Floor::default());
-    let facts = |measured| Facts {
-        contract: &contract,
-        now: Timestamp::UNIX_EPOCH,
-        wall: None,
-        agent: Some(&agent),
-        controls: &controls,
-        mode: Mode::Enforce,
-        policy: &policy,
-        limits: &limits,
-        spent: Spent::default(),
-        floor: &floor,
-        approved: false,
-        measured,
-    };
-    let whole = || {
+    let whole = |call: &Call| {
+        let facts = |measured| Facts {
+            contract: &call.contract,
+            now: Timestamp::UNIX_EPOCH,
+            wall: None,
+            agent: Some(&call.agent),
+            controls: &controls,
+            mode: Mode::Enforce,
+            policy: &policy,
+            limits: &limits,
+            spent: call.spent,
+            floor: &floor,
+            approved: false,
+            measured,
+        };
         let before = decide(Phase::Before, &facts(None));
-        let after = decide(Phase::After, &facts(Some(Measured { effect: &effect, plan: &plan })));
+        let after = decide(Phase::After, &facts(Some(Measured { effect: &call.effect, plan: &call.plan })));
         (before, after)
     };
     // A benchmark of refusals would be a benchmark of nothing.
-    let (before, after) = whole();
-    if (before.ruling, after.ruling) != (Ruling::Allow, Ruling::Allow) {
-        return Err(format!("not allowed: {before:?} {after:?}").into());
+    for call in &calls {
+        let (before, after) = whole(call);
+        if (before.ruling, after.ruling) != (Ruling::Allow, Ruling::Allow) {
+            return Err(format!("not allowed: {before:?} {after:?}").into());
+        }
     }
-    bencher.counter(ItemsCount::new(1u32)).bench(whole);
+    let next = AtomicUsize::new(0);
+    let inputs = || calls.get(next.fetch_add(1, Ordering::Relaxed) % calls.len());
+    bencher.counter(ItemsCount::new(1u32)).with_inputs(inputs).bench_values(|call| call.map(whole));
     Ok(())
 }
 
@@ -143,10 +186,16 @@ fn or_stop(result: Result<(), Failed>) {
 
 #[divan::bench(args = SIZES)]
 fn scoped(bencher: Bencher<'_, '_>, policies: usize) {
-    or_stop(measure(bencher, |i| i, policies));
+    or_stop(measure(bencher, |i| i, policies, ""));
 }
 
 #[divan::bench(args = SIZES)]
 fn few_for_this_tool(bencher: Bencher<'_, '_>, policies: usize) {
-    or_stop(measure(bencher, |i| if i < 10 { 0 } else { 1 + i % 29 }, policies));
+    or_stop(measure(bencher, |i| if i < 10 { 0 } else { 1 + i % 29 }, policies, ""));
+}
+
+#[divan::bench(args = SIZES)]
+fn with_one_for_cedar(bencher: Bencher<'_, '_>, policies: usize) {
+    let base = " when { decimal(\"1.0\").lessThan(decimal(\"2.0\")) }";
+    or_stop(measure(bencher, |i| i, policies, base));
 }

@@ -156,6 +156,10 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
             },
             vec![Command::Tell],
         ),
+        // More questions of this agent wait than people are to be asked.
+        (State::Asking(s), Event::Refused { refusal }) => {
+            (refused(refusal, s.before, s.measurement), vec![Command::Discard, Command::Tell])
+        }
         // Invariant `ONE-USE`: the question is about exactly this run, action and effect ...
         (State::Asking(s), Event::Parked { question, moved })
             if question.run == run.id

@@ -75,6 +75,8 @@ pub struct Config {
     pub policy: PathBuf,
     /// How long a question waits before silence is a no. Default: 24 hours.
     pub approvals_expire: SignedDuration,
+    /// Questions of one agent that may wait at once. Default 1,000.
+    pub approvals_most: usize,
     /// The agent behind `turnback stdio`.
     pub stdio_agent: Option<AgentName>,
     /// How often a checkpoint is signed while records arrive. Default: one minute.
@@ -245,6 +247,7 @@ impl Config {
         let freezes = reader.freezes(raw.freeze, &environments)?;
         let day = SignedDuration::from_hours(24);
         let approvals_expire = reader.duration_or(raw.approvals.expire.as_ref(), day, "how long a question waits")?;
+        let approvals_most = reader.count(raw.approvals.most.as_ref(), "the number of questions that wait")?;
         let minute = SignedDuration::from_secs(60);
         let checkpoint_every =
             reader.duration_or(raw.journal.checkpoint_every.as_ref(), minute, "how often a checkpoint is signed")?;
@@ -260,6 +263,7 @@ impl Config {
             freezes,
             policy,
             approvals_expire,
+            approvals_most: approvals_most.map_or(1000, |most| usize::try_from(most).unwrap_or(usize::MAX)),
             stdio_agent: raw.stdio.agent,
             checkpoint_every: checkpoint_every.unsigned_abs(),
             digest: Sha256::of(text.as_bytes()),

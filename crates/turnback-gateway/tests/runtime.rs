@@ -99,6 +99,60 @@ async fn a_question_survives_a_restart_and_is_answered_once() {
 }
 
 #[tokio::test]
+async fn so_many_questions_of_one_agent_wait_and_no_more() {
+    let place = Place::new();
+    place.configure(&CONFIG.replace("[policy]", "[approvals]\nmost = 2\n[policy]"));
+    let node = place.start().await;
+    let delete = |above: u64| format!("delete from customers where id > {above}");
+    let (first, second) = (pending(node.sql(&delete(10)).await), pending(node.sql(&delete(11)).await));
+    let over = |answer| {
+        let (refusal, _) = refused(answer);
+        assert_eq!(refusal.code, Code::Overloaded, "{refusal:?}");
+        assert!(refusal.message.contains("the bound is 2"), "{refusal:?}");
+    };
+    over(node.sql(&delete(12)).await);
+    // What waits can still be joined, and what was refused left nothing to join.
+    assert_eq!(pending(node.sql(&delete(11)).await).approval, second.approval);
+    over(node.sql(&delete(12)).await);
+    node.stop().await;
+    let node = place.start().await;
+    over(node.sql(&delete(12)).await);
+    let reject = Request::Reject { approval: first.approval.to_string(), reason: "no".into() };
+    ended(node.operate(reject).await);
+    let third = pending(node.sql(&delete(12)).await);
+    over(node.sql(&delete(13)).await);
+    // What was agreed to and has moved since is asked again, bound or no bound; then it counts once.
+    place.db().execute("insert into customers (id, name) values (21, 'new')", []).unwrap();
+    let view = ended(node.approve(&third.approval.to_string()).await).remove(0);
+    assert_eq!(view.row.state, "parked", "{view:?}");
+    over(node.sql(&delete(13)).await);
+    // Silence is an answer, too.
+    place.pass(25 * 3600);
+    let parked = || Request::Runs { agent: None, state: Some("parked".into()), limit: 10 };
+    while !matches!(node.operate(parked()).await, Reply::Runs(rows) if rows.is_empty()) {
+        tokio::task::yield_now().await;
+    }
+    pending(node.sql(&delete(13)).await);
+    pending(node.sql(&delete(14)).await);
+}
+
+#[tokio::test]
+async fn nobody_is_kept_in_memory_who_waits_no_more() {
+    let place = Place::new();
+    let node = place.start().await;
+    let waiting = pending(node.sql("delete from customers where id > 10").await);
+    for _ in 0..3 {
+        pending(node.runtime.wait(&node.caller, waiting.clone(), Duration::from_millis(1)).await);
+        assert_eq!(node.runtime.kept(), (0, 1));
+    }
+    ended(node.approve(&waiting.approval.to_string()).await);
+    // Whoever comes when it is over is told, and nobody will wake them any more.
+    done(node.runtime.wait(&node.caller, waiting.clone(), Duration::from_secs(5)).await);
+    done(node.runtime.wait(&node.caller, waiting, Duration::from_secs(5)).await);
+    assert_eq!(node.runtime.kept(), (0, 0));
+}
+
+#[tokio::test]
 async fn what_moved_after_it_was_shown_is_asked_again() {
     let place = Place::new();
     let node = place.start().await;

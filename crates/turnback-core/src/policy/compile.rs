@@ -9,8 +9,9 @@ use cedar_policy::{
     Schema, ValidationError, ValidationMode, Validator,
 };
 
+use super::program::translate;
 use super::source::{Piece, position, split};
-use super::{Entry, Policy, PolicyError, Rule, Slice, Source, schema};
+use super::{Entry, Policy, PolicyError, Program, Programs, Rule, Slice, Source, schema};
 use crate::decision::{Obligation, Ruling};
 use crate::digest::Sha256;
 use crate::text::visible;
@@ -25,7 +26,7 @@ pub(super) struct Parsed<'a> {
     pub(super) source: &'a Source,
     pub(super) piece: Piece<'a>,
     pub(super) policy: CedarPolicy,
-    pub(super) rule: Rule,
+    pub(super) rule: Arc<Rule>,
 }
 
 impl Parsed<'_> {
@@ -52,11 +53,53 @@ pub(super) struct Checked<'a> {
     pub(super) errors: Vec<PolicyError>,
 }
 
+/// Longest text of one rule. Cedar reads and checks a rule recursively, so its length bounds the stack that
+/// takes.
+const RULE_BYTES: usize = 16 * 1024;
+
+/// Stack for a rule of [`RULE_BYTES`] that is nothing but nesting: 8,000 levels of at most 60 KiB each in an
+/// unoptimised build. Address space, not memory: only what is used is ever backed.
+const ROOM: usize = 512 << 20;
+
+/// Runs `work` on a stack with room for the deepest rule. On the caller's own, a few hundred parentheses
+/// in a policy file would end the process instead of being an error.
+///
+/// # Errors
+/// When no such thread can be had, or `work` panics.
+pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, PolicyError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("policy".to_owned())
+            .stack_size(ROOM)
+            .spawn_scoped(scope, work)
+            .map_err(|e| generated(format!("no thread to read the policy on: {e}")))?;
+        thread.join().map_err(|_| generated("reading the policy panicked; report the rule at fault".to_owned()))
+    })
+}
+
 pub(super) fn compile(sources: &[Source], registry: &[Tool]) -> Result<Policy, Vec<PolicyError>> {
+    with_room(|| compile_here(sources, registry)).unwrap_or_else(|error| Err(vec![error]))
+}
+
+fn compile_here(sources: &[Source], registry: &[Tool]) -> Result<Policy, Vec<PolicyError>> {
     let Checked { parsed, schema, schema_text, errors, .. } = check(sources, registry)?;
     if !errors.is_empty() {
         return Err(errors);
     }
+    let parts = std::iter::once(schema_text.as_bytes())
+        .chain(sources.iter().flat_map(|source| [source.name.as_bytes(), source.text.as_bytes()]));
+    let digest = Sha256::of_parts("turnback policy v1", parts);
+    assemble(&parsed, schema, registry, digest)
+}
+
+/// Sorts valid policies into slices.
+pub(super) fn assemble(
+    parsed: &[Parsed<'_>],
+    schema: Schema,
+    registry: &[Tool],
+    digest: Sha256,
+) -> Result<Policy, Vec<PolicyError>> {
+    let programs: Vec<Option<Arc<Program>>> = parsed.iter().map(program).collect();
     let mut shared: HashMap<Vec<usize>, Arc<Slice>> = HashMap::new();
     let mut entries = HashMap::new();
     for tool in registry {
@@ -66,28 +109,23 @@ pub(super) fn compile(sources: &[Source], registry: &[Tool]) -> Result<Policy, V
             base.iter().map(cedar_policy::Entity::uid).filter(|uid| uid.type_name() == action.type_name()).collect();
         let entities = Entities::from_entities(base, None).map_err(|e| broken(e.to_string()))?;
         let members: Vec<usize> =
-            (0..parsed.len()).filter(|i| matches(&parsed[*i].policy, &groups, &resource)).collect();
+            (0..parsed.len()).filter(|i| matches(&parsed[*i].policy, &action, &groups, &resource)).collect();
         let slice = match shared.get(&members) {
             Some(slice) => Arc::clone(slice),
             None => {
-                let slice = Arc::new(slice(&parsed, &members).map_err(broken)?);
+                let slice = Arc::new(slice(parsed, &programs, &members).map_err(broken)?);
                 shared.insert(members, Arc::clone(&slice));
                 slice
             }
         };
-        let entry = Entry { tool: tool.clone(), action, resource, entities, slice };
+        let groups = [schema::local_group(tool), schema::effect_group(tool).to_owned()];
+        let entry = Entry { tool: tool.clone(), action, resource, groups, entities, slice };
         if entries.insert(tool.name.as_str().to_owned(), entry).is_some() {
             return Err(broken("it is registered twice".to_owned()));
         }
     }
-    let parts = std::iter::once(schema_text.as_bytes())
-        .chain(sources.iter().flat_map(|source| [source.name.as_bytes(), source.text.as_bytes()]));
-    Ok(Policy {
-        digest: Sha256::of_parts("turnback policy v1", parts),
-        schema,
-        entries,
-        rules: parsed.into_iter().map(|p| (p.policy.id().clone(), p.rule)).collect(),
-    })
+    let rules = parsed.iter().map(|p| (p.policy.id().clone(), Arc::clone(&p.rule))).collect();
+    Ok(Policy { digest, schema, entries, rules })
 }
 
 /// Parses and validates. `Err` only when the generated schema itself is refused.
@@ -170,11 +208,15 @@ fn generated(message: String) -> PolicyError {
     PolicyError { file: "registered tools".to_owned(), line: 1, column: 1, message, next: None }
 }
 
-fn parse<'a>(source: &'a Source, piece: Piece<'a>, number: usize) -> Result<Parsed<'a>, PolicyError> {
+pub(super) fn parse<'a>(source: &'a Source, piece: Piece<'a>, number: usize) -> Result<Parsed<'a>, PolicyError> {
     let at = |offset: usize, message: String, next: Option<String>| {
         let (line, column) = position(&source.text, piece.start + offset);
         PolicyError { file: source.name.clone(), line, column, message, next }
     };
+    if piece.text.len() > RULE_BYTES {
+        let message = format!("the rule has {} bytes, at most {RULE_BYTES} are read", piece.text.len());
+        return Err(at(0, message, Some("write several rules instead of one".to_owned())));
+    }
     // An id of our own, so that nothing an author writes can make two policies one.
     let id = PolicyId::new(format!("p{number}"));
     let policy = CedarPolicy::parse(Some(id), piece.text).map_err(|errors| {
@@ -191,7 +233,7 @@ fn parse<'a>(source: &'a Source, piece: Piece<'a>, number: usize) -> Result<Pars
         let offset = piece.text.find(&format!("@{key}")).unwrap_or(0);
         at(offset, message, Some(next.to_owned()))
     })?;
-    Ok(Parsed { source, piece, policy, rule })
+    Ok(Parsed { source, piece, policy, rule: Arc::new(rule) })
 }
 
 type Misused = (String, String, &'static str);
@@ -275,30 +317,47 @@ fn annotations(policy: &CedarPolicy, source: &Source, piece: Piece<'_>) -> Resul
     })
 }
 
-/// Whether a policy's scope can match an action (with its groups) on a resource. Says yes whenever it
-/// cannot tell: a policy too many in a slice costs time, one too few would lose a forbid.
-pub(super) fn matches(policy: &CedarPolicy, action_and_groups: &[EntityUid], resource: &EntityUid) -> bool {
-    let action = match policy.action_constraint() {
+/// Whether a policy's scope matches an action (itself among its groups) on a resource: exactly when Cedar
+/// says so. A policy too few in a slice would lose a forbid, and programs are not asked about the scope again.
+pub(super) fn matches(
+    policy: &CedarPolicy,
+    action: &EntityUid,
+    action_and_groups: &[EntityUid],
+    resource: &EntityUid,
+) -> bool {
+    let acts = match policy.action_constraint() {
         ActionConstraint::Any => true,
-        ActionConstraint::Eq(uid) => action_and_groups.contains(&uid),
+        ActionConstraint::Eq(uid) => uid == *action,
         ActionConstraint::In(uids) => uids.iter().any(|uid| action_and_groups.contains(uid)),
     };
     // A resource has no parents, so `in` is equality.
     let target = match policy.resource_constraint() {
         ResourceConstraint::Any => true,
         ResourceConstraint::Is(name) => name == *resource.type_name(),
-        ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
-            uid == *resource
-        }
+        ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) => uid == *resource,
+        ResourceConstraint::IsIn(name, uid) => name == *resource.type_name() && uid == *resource,
     };
-    action && target
+    acts && target
 }
 
-fn slice(parsed: &[Parsed<'_>], members: &[usize]) -> Result<Slice, String> {
-    let mut slice = Slice { hard: PolicySet::new(), soft: PolicySet::new() };
+/// `None` when the rule is for Cedar alone.
+fn program(one: &Parsed<'_>) -> Option<Arc<Program>> {
+    let test = translate(&one.policy)?;
+    Some(Arc::new(Program { rule: Arc::clone(&one.rule), permit: one.policy.effect() == Effect::Permit, test }))
+}
+
+fn slice(parsed: &[Parsed<'_>], programs: &[Option<Arc<Program>>], members: &[usize]) -> Result<Slice, String> {
+    let (mut hard, mut soft) = (PolicySet::new(), PolicySet::new());
     for one in members.iter().filter_map(|i| parsed.get(*i)) {
-        let set = if one.rule.outcome.is_some() { &mut slice.soft } else { &mut slice.hard };
+        let set = if one.rule.outcome.is_some() { &mut soft } else { &mut hard };
         set.add(one.policy.clone()).map_err(|e| e.to_string())?;
     }
-    Ok(slice)
+    // One rule without a program leaves the whole slice to Cedar: two evaluators never share an answer.
+    let programs = members.iter().map(|i| programs.get(*i)?.clone()).collect::<Option<Vec<_>>>().map(|mut all| {
+        // As Cedar's answer is sorted: a record must read the same every time.
+        all.sort_by(|a, b| a.rule.name.cmp(&b.rule.name));
+        let (soft, hard) = all.into_iter().partition(|program| program.rule.outcome.is_some());
+        Programs { hard, soft }
+    });
+    Ok(Slice { hard, soft, programs })
 }

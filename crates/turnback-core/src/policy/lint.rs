@@ -9,7 +9,7 @@ use cedar_policy::{ActionConstraint, Effect, EntityUid, ResourceConstraint};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::compile::{Checked, Parsed, check, matches};
+use super::compile::{Checked, Parsed, check, matches, with_room};
 use super::{PolicyError, Source, schema};
 use crate::decision::Ruling;
 use crate::text::visible;
@@ -45,6 +45,10 @@ pub struct Finding {
 
 /// Everything questionable in policy files, in the order of the files.
 pub fn lint(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
+    with_room(|| lint_here(sources, registry)).unwrap_or_else(|error| vec![compile_error(error)])
+}
+
+fn lint_here(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
     let checked = match check(sources, registry) {
         Ok(checked) => checked,
         Err(errors) => return errors.into_iter().map(compile_error).collect(),
@@ -52,19 +56,20 @@ pub fn lint(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
     let Checked { parsed, dead, warnings, errors, .. } = checked;
     let mut findings: Vec<Finding> = errors.into_iter().map(compile_error).collect();
     let mut dead: HashSet<usize> = dead.into_iter().collect();
-    let tools: Vec<(Vec<EntityUid>, EntityUid, &Tool)> = registry
+    let tools: Vec<(EntityUid, Vec<EntityUid>, EntityUid, &Tool)> = registry
         .iter()
         .filter_map(|tool| {
             let (action, resource, entities) = schema::tool_entities(tool).ok()?;
             let actions = entities.iter().map(cedar_policy::Entity::uid);
-            Some((actions.filter(|uid| uid.type_name() == action.type_name()).collect(), resource, tool))
+            let actions = actions.filter(|uid| uid.type_name() == action.type_name()).collect();
+            Some((action, actions, resource, tool))
         })
         .collect();
     for (index, one) in parsed.iter().enumerate() {
         let reached: Vec<&Tool> = tools
             .iter()
-            .filter(|(actions, resource, _)| matches(&one.policy, actions, resource))
-            .map(|(_, _, tool)| *tool)
+            .filter(|(action, actions, resource, _)| matches(&one.policy, action, actions, resource))
+            .map(|(_, _, _, tool)| *tool)
             .collect();
         if reached.is_empty() || dead.contains(&index) {
             dead.insert(index);

@@ -3,7 +3,8 @@
 //! ```text
 //! sources ──split──► one Cedar policy each ──validate──► slices by tool
 //!                                                         ├ hard: permits and plain forbids
-//!                                                         └ soft: forbids with @outcome
+//!                                                         ├ soft: forbids with @outcome
+//!                                                         └ programs: the same, in our own words
 //! ```
 //!
 //! Owns how Cedar's answer becomes a verdict. Never builds a Cedar value from raw argument JSON
@@ -14,13 +15,14 @@
 //! Invariant `ONLY-TIGHTEN`: a forbid, soft or plain, never makes the answer less strict than without it.
 //!
 //! Cedar evaluates every policy of a set it is given. Policies are therefore sorted into slices when
-//! they are loaded, one for each set of tools that the same policies can match, and a decision
-//! evaluates only its tool's slice.
+//! they are loaded, one for each set of tools that the same policies match, and a decision evaluates
+//! only its tool's slice: by its programs (`program.rs`) when they can settle it, by Cedar when not.
 
 pub mod cases;
 mod compile;
 pub mod explain;
 pub mod lint;
+mod program;
 pub mod schema;
 mod source;
 
@@ -32,6 +34,8 @@ use std::sync::Arc;
 use cedar_policy::{Authorizer, Decision as CedarDecision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema};
 use serde::{Deserialize, Serialize};
 
+use self::program::Test;
+use self::schema::Question;
 use crate::contract::Contract;
 use crate::decision::{Obligation, Ruling, Verdict};
 use crate::digest::Sha256;
@@ -66,8 +70,8 @@ pub struct PolicyError {
     pub next: Option<String>,
 }
 
-/// What is known of one policy besides what Cedar evaluates.
-#[derive(Debug)]
+/// What is known of one policy besides what is evaluated.
+#[derive(Debug, PartialEq)]
 struct Rule {
     /// The name people see: `@id`, or `file:line`.
     name: String,
@@ -78,11 +82,28 @@ struct Rule {
     obligations: Vec<Obligation>,
 }
 
+/// One policy in our own words, its action and resource scope left out: they match the whole slice.
+#[derive(Debug)]
+struct Program {
+    rule: Arc<Rule>,
+    permit: bool,
+    test: Test,
+}
+
+/// A slice in our own words, each list sorted by the rules' names.
+#[derive(Debug)]
+struct Programs {
+    hard: Vec<Arc<Program>>,
+    soft: Vec<Arc<Program>>,
+}
+
 /// The policies one decision evaluates.
 #[derive(Debug)]
 struct Slice {
     hard: PolicySet,
     soft: PolicySet,
+    /// `None` when a policy is outside what programs know.
+    programs: Option<Programs>,
 }
 
 /// A registered tool, ready to be asked about.
@@ -91,6 +112,7 @@ struct Entry {
     tool: Tool,
     action: EntityUid,
     resource: EntityUid,
+    groups: [String; 2],
     /// The action with its groups, and the resource.
     entities: Entities,
     slice: Arc<Slice>,
@@ -101,7 +123,7 @@ pub struct Policy {
     digest: Sha256,
     schema: Schema,
     entries: HashMap<String, Entry>,
-    rules: HashMap<PolicyId, Rule>,
+    rules: HashMap<PolicyId, Arc<Rule>>,
 }
 
 impl fmt::Debug for Policy {
@@ -162,18 +184,17 @@ impl Policy {
         if contract.actor.agent() != Some(&agent.name) {
             return Err(deny(format!("facts are about agent `{}`, not {}", agent.name, contract.actor)));
         }
-        let unusable = |what: &str, e: &dyn fmt::Display| deny(format!("{what} does not fit the policy's schema: {e}"));
-        let principal = schema::principal(agent, contract).map_err(|e| unusable("the agent", &e))?;
-        let uid = principal.uid();
-        let entities = entry.entities.clone().add_entities([principal], None).map_err(|e| unusable("the agent", &e))?;
-        let context = schema::context(facts).map_err(|e| unusable("the context", &e))?;
-        let request = Request::new(uid, entry.action.clone(), entry.resource.clone(), context, Some(&self.schema))
-            .map_err(|e| unusable("the request", &e))?;
+        let question = Question::new(facts, agent, &entry.groups);
+        let answer = match entry.slice.settle(&question) {
+            Some(answer) => {
+                debug_assert!(self.agrees(entry, &question, &answer), "{question:?}: {answer:?}");
+                answer
+            }
+            None => self.by_cedar(entry, &question)?,
+        };
 
-        let hard = self.evaluate(&request, &entry.slice.hard, &entities)?;
-        let matched: Vec<&Rule> = hard.matched;
-        if hard.decision == CedarDecision::Deny {
-            return Ok(match matched.as_slice() {
+        if !answer.allowed {
+            return Ok(match answer.hard.as_slice() {
                 [] => Verdict::new(
                     NAME,
                     Ruling::Deny,
@@ -183,21 +204,51 @@ impl Policy {
                 forbids => verdict(Ruling::Deny, forbids, "forbidden by"),
             });
         }
-        let soft = self.evaluate(&request, &entry.slice.soft, &entities)?;
-        let Some(strictest) = soft.matched.iter().filter_map(|rule| rule.outcome).max() else {
-            return Ok(verdict(Ruling::Allow, &matched, "permitted by"));
+        let Some(strictest) = answer.soft.iter().filter_map(|rule| rule.outcome).max() else {
+            return Ok(verdict(Ruling::Allow, &answer.hard, "permitted by"));
         };
         // Every forbid that matched is named and its obligations hold; the strictest decide.
-        let mut tightened = verdict(strictest, &soft.matched, "asked for by");
+        let mut tightened = verdict(strictest, &answer.soft, "asked for by");
         tightened.reason = reasons(
-            &soft.matched.iter().copied().filter(|rule| rule.outcome == Some(strictest)).collect::<Vec<_>>(),
+            &answer.soft.iter().copied().filter(|rule| rule.outcome == Some(strictest)).collect::<Vec<_>>(),
             "asked for by",
         );
         Ok(tightened)
     }
 
+    /// The answer as Cedar gives it, with everything checked against the schema.
+    fn by_cedar(&self, entry: &Entry, question: &Question<'_>) -> Result<Answer<'_>, Box<Verdict>> {
+        let unusable = |what: &str, e: &dyn fmt::Display| {
+            Box::new(Verdict::new(NAME, Ruling::Deny, format!("{what} does not fit the policy's schema: {e}")))
+        };
+        let principal = question.principal().map_err(|e| unusable("the agent", &e))?;
+        let uid = principal.uid();
+        let entities = entry.entities.clone().add_entities([principal], None).map_err(|e| unusable("the agent", &e))?;
+        let context = question.context().map_err(|e| unusable("the context", &e))?;
+        let request = Request::new(uid, entry.action.clone(), entry.resource.clone(), context, Some(&self.schema))
+            .map_err(|e| unusable("the request", &e))?;
+        let (decision, hard) = self.evaluate(&request, &entry.slice.hard, &entities)?;
+        let allowed = decision == CedarDecision::Allow;
+        let soft = if allowed { self.evaluate(&request, &entry.slice.soft, &entities)?.1 } else { Vec::new() };
+        Ok(Answer { allowed, hard, soft })
+    }
+
+    /// Whether Cedar gives the same answer, or has no stack left to give one: an unoptimised build's is used up
+    /// by some forty links of a chain.
+    fn agrees(&self, entry: &Entry, question: &Question<'_>, answer: &Answer<'_>) -> bool {
+        match self.by_cedar(entry, question) {
+            Ok(cedar) => cedar == *answer,
+            Err(verdict) => verdict.reason.contains("recursion limit reached"),
+        }
+    }
+
     /// Evaluates one set. Upholds `FAIL-CLOSED`: an error in any policy is the answer.
-    fn evaluate(&self, request: &Request, set: &PolicySet, entities: &Entities) -> Result<Evaluated<'_>, Box<Verdict>> {
+    fn evaluate(
+        &self,
+        request: &Request,
+        set: &PolicySet,
+        entities: &Entities,
+    ) -> Result<(CedarDecision, Vec<&Rule>), Box<Verdict>> {
         let response = Authorizer::new().is_authorized(request, set, entities);
         let mut errors: Vec<(&str, String)> = response
             .diagnostics()
@@ -220,19 +271,49 @@ impl Policy {
         }
         let mut matched = Vec::new();
         for id in response.diagnostics().reason() {
-            matched.push(self.rules.get(id).ok_or_else(|| {
+            matched.push(self.rules.get(id).map(Arc::as_ref).ok_or_else(|| {
                 Box::new(Verdict::new(NAME, Ruling::Deny, format!("policy `{id}` matched but is not loaded")))
             })?);
         }
         // Cedar returns a hash set; a record must read the same every time.
         matched.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Evaluated { decision: response.decision(), matched })
+        Ok((response.decision(), matched))
     }
 }
 
-struct Evaluated<'a> {
-    decision: CedarDecision,
-    matched: Vec<&'a Rule>,
+/// What the rules say, before it becomes a verdict.
+#[derive(Debug, PartialEq)]
+struct Answer<'a> {
+    /// A hard rule permits it and none forbids it.
+    allowed: bool,
+    /// The permits it is allowed by, or the forbids that deny it.
+    hard: Vec<&'a Rule>,
+    /// The soft forbids that match, when it is allowed.
+    soft: Vec<&'a Rule>,
+}
+
+impl Slice {
+    /// The answer, when every rule's program can tell. Upholds `FAIL-CLOSED`: a rule that cannot be settled,
+    /// also one that would fail to evaluate, leaves the whole answer to Cedar.
+    fn settle(&self, question: &Question<'_>) -> Option<Answer<'_>> {
+        let programs = self.programs.as_ref()?;
+        let (mut permits, mut forbids) = (Vec::new(), Vec::new());
+        for program in &programs.hard {
+            if program.test.holds(question)? {
+                if program.permit { &mut permits } else { &mut forbids }.push(program.rule.as_ref());
+            }
+        }
+        if permits.is_empty() || !forbids.is_empty() {
+            return Some(Answer { allowed: false, hard: forbids, soft: Vec::new() });
+        }
+        let mut soft = Vec::new();
+        for program in &programs.soft {
+            if program.test.holds(question)? {
+                soft.push(program.rule.as_ref());
+            }
+        }
+        Some(Answer { allowed: true, hard: permits, soft })
+    }
 }
 
 /// Runs `judge`; a panic is a deny. Cedar is a large evaluator fed by files people write, and the
@@ -298,5 +379,7 @@ fn reasons(rules: &[&Rule], how: &str) -> String {
         .join("; ")
 }
 
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod tests;

@@ -22,14 +22,13 @@
 //! `context.effect` holds `rows`, `rows_deleted`, `files`, `files_deleted`, `deletions`, `bytes`,
 //! `schema_objects`, `level` (0, 2, 3, 4, 5) and `unlisted` (touched places not in `names`), all Long.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use cedar_policy::{
     Context, Entity, EntityAttrEvaluationError, EntityId, EntityTypeName, EntityUid, RestrictedExpression,
 };
 
-use crate::contract::Contract;
 use crate::gates::ownership::Agent;
 use crate::gates::{Facts, Measured};
 use crate::text::folded;
@@ -39,6 +38,9 @@ use crate::tool::{Kind, Risk, Tool, Verb};
 pub const READ: &str = "read";
 /// The group of all tools that change something.
 pub const WRITE: &str = "write";
+
+/// The entity type of an agent.
+pub(super) const AGENT: &str = "Agent";
 
 const KINDS: [Kind; 2] = [Kind::Files, Kind::Sqlite];
 
@@ -110,68 +112,137 @@ pub(super) fn tool_entities(tool: &Tool) -> Result<(EntityUid, EntityUid, Vec<En
     Ok((action, resource, entities))
 }
 
-/// The agent as Cedar sees it.
-pub(super) fn principal(agent: &Agent, contract: &Contract) -> Result<Entity, String> {
-    let mut attributes =
-        std::collections::HashMap::from([("owner".to_owned(), RestrictedExpression::new_string(agent.owner.clone()))]);
-    if let Some(user) = &contract.on_behalf_of {
-        attributes.insert("on_behalf_of".to_owned(), RestrictedExpression::new_string(user.clone()));
-    }
-    Entity::new(uid("Agent", agent.name.as_str())?, attributes, [].into())
-        .map_err(|e: EntityAttrEvaluationError| e.to_string())
+/// The fields of `context.effect`, in the order of [`Question::effect`].
+pub(super) const EFFECT: [&str; 9] =
+    ["rows", "rows_deleted", "files", "files_deleted", "deletions", "bytes", "schema_objects", "level", "unlisted"];
+
+/// The typed values of one request. Cedar's entities and context are built from them and our own programs
+/// read them, so that both answer the same question.
+#[derive(Debug)]
+pub(super) struct Question<'a> {
+    pub(super) agent: &'a str,
+    pub(super) owner: &'a str,
+    /// `on_behalf_of`.
+    pub(super) user: Option<&'a str>,
+    pub(super) tool: &'a str,
+    /// The groups the tool's action is in.
+    pub(super) groups: &'a [String; 2],
+    /// The resource's entity type.
+    pub(super) kind: &'static str,
+    pub(super) resource: &'a str,
+    pub(super) verb: &'static str,
+    pub(super) risk: &'static str,
+    pub(super) environment: &'a str,
+    pub(super) place: &'a str,
+    pub(super) folded_place: String,
+    pub(super) statement: &'a str,
+    /// Sorted, each once.
+    pub(super) names: Vec<&'a str>,
+    /// Sorted, each once.
+    pub(super) folded_names: Vec<String>,
+    pub(super) approved: bool,
+    pub(super) confidence: Option<i64>,
+    /// The values of [`EFFECT`].
+    pub(super) effect: Option<[i64; EFFECT.len()]>,
 }
 
-/// The typed context of one request.
-pub(super) fn context(facts: &Facts<'_>) -> Result<Context, String> {
-    let contract = facts.contract;
-    let string = |text: &str| RestrictedExpression::new_string(text.to_owned());
-    let mut names = BTreeSet::new();
-    add_names(&mut names, contract.kind, &contract.target.place);
-    let mut pairs = vec![
-        ("verb", string(contract.verb.word())),
-        ("risk", string(contract.risk.word())),
-        ("environment", string(contract.environment.as_str())),
-        ("place", string(&contract.target.place)),
-        ("folded_place", string(&folded(&contract.target.place))),
-        ("statement", string(&contract.target.statement)),
-        ("approved", RestrictedExpression::new_bool(facts.approved)),
-    ];
-    if let Some(confidence) = contract.statement.confidence {
-        pairs.push(("confidence", RestrictedExpression::new_long(per_mille(confidence))));
-    }
-    if let Some(measured) = facts.measured {
-        for touch in &measured.plan.footprint.places {
-            add_names(&mut names, contract.kind, &touch.place);
+impl<'a> Question<'a> {
+    /// What is asked about `agent` doing what the facts say with a tool of these groups.
+    pub(super) fn new(facts: &Facts<'a>, agent: &'a Agent, groups: &'a [String; 2]) -> Self {
+        let contract = facts.contract;
+        let mut names = Vec::new();
+        add_names(&mut names, contract.kind, &contract.target.place);
+        if let Some(measured) = facts.measured {
+            for touch in &measured.plan.footprint.places {
+                add_names(&mut names, contract.kind, &touch.place);
+            }
+            names.extend(measured.effect.blast.rows.keys().map(String::as_str));
         }
-        names.extend(measured.effect.blast.rows.keys().cloned());
-        pairs.push(("effect", effect(measured)?));
+        names.sort_unstable();
+        names.dedup();
+        let mut folded_names: Vec<String> = names.iter().map(|name| folded(name)).collect();
+        folded_names.sort_unstable();
+        folded_names.dedup();
+        Self {
+            agent: agent.name.as_str(),
+            owner: &agent.owner,
+            user: contract.on_behalf_of.as_deref(),
+            tool: contract.tool.as_str(),
+            groups,
+            kind: contract.kind.entity_type(),
+            resource: contract.resource.as_str(),
+            verb: contract.verb.word(),
+            risk: contract.risk.word(),
+            environment: contract.environment.as_str(),
+            place: &contract.target.place,
+            folded_place: folded(&contract.target.place),
+            statement: &contract.target.statement,
+            names,
+            folded_names,
+            approved: facts.approved,
+            confidence: contract.statement.confidence.map(per_mille),
+            effect: facts.measured.map(effect),
+        }
     }
-    let folded_names: BTreeSet<String> = names.iter().map(|name| folded(name)).collect();
-    pairs.push(("folded_names", RestrictedExpression::new_set(folded_names.iter().map(|name| string(name)))));
-    pairs.push(("names", RestrictedExpression::new_set(names.iter().map(|name| string(name)))));
-    Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).map_err(|e| e.to_string())
+
+    /// The agent as Cedar sees it.
+    pub(super) fn principal(&self) -> Result<Entity, String> {
+        let mut attributes = HashMap::from([("owner".to_owned(), string(self.owner))]);
+        if let Some(user) = self.user {
+            attributes.insert("on_behalf_of".to_owned(), string(user));
+        }
+        Entity::new(uid(AGENT, self.agent)?, attributes, [].into())
+            .map_err(|e: EntityAttrEvaluationError| e.to_string())
+    }
+
+    /// The context as Cedar sees it.
+    pub(super) fn context(&self) -> Result<Context, String> {
+        let mut pairs = vec![
+            ("verb", string(self.verb)),
+            ("risk", string(self.risk)),
+            ("environment", string(self.environment)),
+            ("place", string(self.place)),
+            ("folded_place", string(&self.folded_place)),
+            ("statement", string(self.statement)),
+            ("approved", RestrictedExpression::new_bool(self.approved)),
+            ("names", RestrictedExpression::new_set(self.names.iter().map(|name| string(name)))),
+            ("folded_names", RestrictedExpression::new_set(self.folded_names.iter().map(|name| string(name)))),
+        ];
+        if let Some(confidence) = self.confidence {
+            pairs.push(("confidence", RestrictedExpression::new_long(confidence)));
+        }
+        if let Some(effect) = self.effect {
+            let fields = EFFECT.into_iter().zip(effect);
+            let fields = fields.map(|(name, value)| (name.to_owned(), RestrictedExpression::new_long(value)));
+            pairs.push(("effect", RestrictedExpression::new_record(fields).map_err(|e| e.to_string())?));
+        }
+        Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).map_err(|e| e.to_string())
+    }
 }
 
-fn effect(measured: Measured<'_>) -> Result<RestrictedExpression, String> {
+fn string(text: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(text.to_owned())
+}
+
+fn effect(measured: Measured<'_>) -> [i64; EFFECT.len()] {
     let blast = &measured.effect.blast;
-    let fields = [
-        ("rows", blast.rows_total()),
-        ("rows_deleted", blast.rows_deleted()),
-        ("files", blast.files_total()),
-        ("files_deleted", blast.files_deleted),
-        ("deletions", blast.deletions()),
-        ("bytes", blast.bytes),
-        ("schema_objects", blast.schema_objects),
-        ("level", u64::from(measured.plan.level().number())),
-        ("unlisted", measured.plan.footprint.more),
-    ];
-    RestrictedExpression::new_record(fields.into_iter().map(|(name, value)| (name.to_owned(), long(value))))
-        .map_err(|e| e.to_string())
+    [
+        blast.rows_total(),
+        blast.rows_deleted(),
+        blast.files_total(),
+        blast.files_deleted,
+        blast.deletions(),
+        blast.bytes,
+        blast.schema_objects,
+        u64::from(measured.plan.level().number()),
+        measured.plan.footprint.more,
+    ]
+    .map(long)
 }
 
 /// Cedar counts to 2^63-1. A larger count stays larger than every limit that can be written.
-fn long(value: u64) -> RestrictedExpression {
-    RestrictedExpression::new_long(i64::try_from(value).unwrap_or(i64::MAX))
+fn long(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// Rounded down: a claim of confidence never counts for more than it says.
@@ -183,12 +254,10 @@ fn per_mille(confidence: f64) -> i64 {
 }
 
 /// The words of a place that rules protect: path components, or the table of ``customers 17``.
-fn add_names(names: &mut BTreeSet<String>, kind: Kind, place: &str) {
+fn add_names<'a>(names: &mut Vec<&'a str>, kind: Kind, place: &'a str) {
     match kind {
-        Kind::Files => {
-            names.extend(place.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned));
-        }
-        Kind::Sqlite => names.extend(place.split_whitespace().next().map(|word| word.trim_matches('`').to_owned())),
+        Kind::Files => names.extend(place.split('/').filter(|part| !part.is_empty() && *part != ".")),
+        Kind::Sqlite => names.extend(place.split_whitespace().next().map(|word| word.trim_matches('`'))),
     }
 }
 

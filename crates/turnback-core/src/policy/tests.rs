@@ -209,6 +209,27 @@ fn compile_errors_point_at_their_place() {
     assert!(found[0].to_string().starts_with("test.cedar:2:"));
 }
 
+/// Each of these ended the process, not only the thread that reads them: a stack overflow is no panic.
+#[test]
+fn deep_and_endless_rules_are_read_or_refused() {
+    let rule = |condition: String| format!("{ALL}permit(principal, action, resource) when {{ {condition} }};");
+    let nested = |n| rule(format!("{}1 < 2{}", "(".repeat(n), ")".repeat(n)));
+    let chained = |n| rule(vec!["1 < 2"; n].join(" || "));
+    let summed = |n| rule(format!("{} < 3", vec!["1"; n].join("+")));
+    assert_eq!(judge(&chained(60), "shop__query").ruling, Allow);
+    for text in [nested(8000), chained(1800), summed(8000)] {
+        // However deep, the answer is one, and nothing here or in letting go of it overflows.
+        let verdict = judge(&text, "shop__query");
+        assert!(verdict.ruling == Allow || verdict.reason.contains("failed to evaluate"), "{verdict:?}");
+        super::lint::lint(&sources(&text), &registry());
+    }
+    for text in [nested(9000), chained(3000), summed(9000)] {
+        let found = errors(&text);
+        assert!(found[0].message.contains("at most 16384 are read"), "{found:?}");
+        assert_eq!((found.len(), found[0].line), (1, 2));
+    }
+}
+
 #[test]
 fn misused_annotations_do_not_compile() {
     let scope = "(principal, action, resource)";

@@ -141,6 +141,7 @@ pub(super) struct Policy {
 #[serde(deny_unknown_fields)]
 pub(super) struct Approvals {
     pub(super) expire: Option<Text>,
+    pub(super) most: Option<Number>,
 }
 
 #[derive(Default, Deserialize)]

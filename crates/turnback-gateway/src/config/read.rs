@@ -88,7 +88,7 @@ impl Reader<'_> {
         text.map_or(Ok(default), |text| self.duration(text, what))
     }
 
-    fn count(&self, number: Option<&Spanned<i64>>, what: &str) -> Result<Option<u64>, ConfigError> {
+    pub(super) fn count(&self, number: Option<&Spanned<i64>>, what: &str) -> Result<Option<u64>, ConfigError> {
         number
             .map(|n| {
                 u64::try_from(*n.get_ref()).map_err(|_| {

@@ -68,6 +68,7 @@ measure = true
 
 [approvals]
 expire = "12h"
+most = 250
 
 [stdio]
 agent = "coder"
@@ -124,7 +125,7 @@ fn a_full_file_is_understood() {
     assert_eq!(config.floor, Floor { level: Level::Proved, window: SignedDuration::from_hours(2) });
     assert_eq!(config.freezes[0].until, Some("2027-01-01T23:00:00Z".parse().unwrap()));
     assert!(config.freezes[0].measure);
-    assert_eq!(config.approvals_expire, SignedDuration::from_hours(12));
+    assert_eq!((config.approvals_expire, config.approvals_most), (SignedDuration::from_hours(12), 250));
     assert_eq!(config.stdio_agent.as_ref().unwrap().as_str(), "coder");
     assert_eq!(config.checkpoint_every, Duration::from_secs(30));
     assert_eq!(config.digest(), Sha256::of(GOOD.as_bytes()));
@@ -138,7 +139,7 @@ fn an_empty_file_has_defaults_and_lacks_things() {
     assert_eq!(config.listen.hold, Duration::from_secs(50));
     assert_eq!(config.floor, Floor::default());
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.approvals_expire, SignedDuration::from_hours(24));
+    assert_eq!((config.approvals_expire, config.approvals_most), (SignedDuration::from_hours(24), 1000));
     let missing: Vec<_> = config.missing().iter().map(|e| e.message().to_owned()).collect();
     assert_eq!(missing.len(), 2, "{missing:?}");
 }

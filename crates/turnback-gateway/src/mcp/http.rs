@@ -303,8 +303,10 @@ impl<D: Desk> Door<D> {
             return Ok(response);
         }
         let options = &self.server.options;
-        let session = self.sessions.begin(caller, peer, options.max_sessions).map_err(|refusal| {
-            Turned::new(StatusCode::SERVICE_UNAVAILABLE, RpcError::new(OVERLOADED, refusal)).of(caller).under(Some(&id))
+        let most = options.max_sessions;
+        let session = self.sessions.begin(caller, peer, most).map_err(|refusal| {
+            let error = message::full("sessions", most, refusal);
+            Turned::new(StatusCode::SERVICE_UNAVAILABLE, error).of(caller).under(Some(&id))
         })?;
         let mut response = response;
         if let Ok(value) = session.parse() {
@@ -460,7 +462,7 @@ fn refusal(status: StatusCode, id: Option<&RawValue>, error: &RpcError) -> Respo
         headers.insert("www-authenticate", challenge);
     }
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert("retry-after", hyper::header::HeaderValue::from_static("1"));
+        headers.insert("retry-after", hyper::header::HeaderValue::from(message::RETRY_AFTER));
     }
     response
 }

@@ -82,6 +82,15 @@ impl RpcError {
     }
 }
 
+/// Seconds after which a refusal for want of room is worth another try; what `Retry-After` says, too.
+pub(super) const RETRY_AFTER: u64 = 1;
+
+/// The refusal of one more of something of which there may be `bound`: `calls`, `sessions`, `connections`.
+pub(super) fn full(what: &'static str, bound: usize, refusal: Refusal) -> RpcError {
+    let data = json!({ "full": what, "bound": bound, "retry_after_seconds": RETRY_AFTER });
+    RpcError { data: Some(Box::new(data)), ..RpcError::new(OVERLOADED, refusal) }
+}
+
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]

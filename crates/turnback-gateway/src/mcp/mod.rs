@@ -23,6 +23,7 @@ mod room;
 mod seal;
 mod server;
 mod stdio;
+mod tally;
 mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -23,16 +23,28 @@ impl Room {
         most.saturating_mul(3).div_ceil(4)
     }
 
-    /// A place for `agent` until it is dropped; `None` when there is none.
-    pub(super) fn enter(self: &Arc<Self>, agent: &AgentName) -> Option<Place> {
+    /// A place for `agent` until it is dropped.
+    pub(super) fn enter(self: &Arc<Self>, agent: &AgentName) -> Result<Place, Full> {
         let mut taken = lock(&self.taken);
         let own = taken.get(agent).copied().unwrap_or(0);
-        if taken.values().sum::<usize>() >= self.most || own >= Self::share(self.most) {
-            return None;
+        if taken.values().sum::<usize>() >= self.most {
+            return Err(Full::Room);
+        }
+        if own >= Self::share(self.most) {
+            return Err(Full::Share);
         }
         taken.insert(agent.clone(), own + 1);
-        Some(Place { room: Arc::clone(self), agent: agent.clone() })
+        Ok(Place { room: Arc::clone(self), agent: agent.clone() })
     }
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// All places are taken.
+    Room,
+    /// The agent has its share.
+    Share,
 }
 
 /// A place taken.
@@ -62,15 +74,17 @@ mod tests {
     fn one_agent_cannot_take_all_of_it() {
         let room = Room::new(8);
         let (alice, bob) = (AgentName::new("alice").unwrap(), AgentName::new("bob").unwrap());
-        let mut places: Vec<Place> = std::iter::from_fn(|| room.enter(&alice)).collect();
+        let mut places: Vec<Place> = std::iter::from_fn(|| room.enter(&alice).ok()).collect();
         assert_eq!(places.len(), 6);
-        places.extend(std::iter::from_fn(|| room.enter(&bob)));
+        assert_eq!(room.enter(&alice).err(), Some(Full::Share));
+        places.extend(std::iter::from_fn(|| room.enter(&bob).ok()));
         assert_eq!(places.len(), 8);
+        assert_eq!(room.enter(&alice).err(), Some(Full::Room));
         places.remove(0);
-        assert!(room.enter(&alice).is_some());
+        assert!(room.enter(&alice).is_ok());
         places.clear();
         assert!(lock(&room.taken).is_empty());
-        assert!(Room::new(1).enter(&alice).is_some());
-        assert!(Room::new(0).enter(&alice).is_none());
+        assert!(Room::new(1).enter(&alice).is_ok());
+        assert!(Room::new(0).enter(&alice).is_err());
     }
 }

@@ -13,10 +13,11 @@ use turnback_core::contract::{Actor, Statement};
 use turnback_core::json::{Numbers, parse, parse_with};
 use turnback_core::refusal::{Code, Refusal};
 
-use super::message::{self, INVALID_PARAMS, METHOD_NOT_FOUND, OVERLOADED, Request, RpcError, UNSUPPORTED_VERSION};
+use super::message::{self, INVALID_PARAMS, METHOD_NOT_FOUND, Request, RpcError, UNSUPPORTED_VERSION};
 use super::peer::{Elicited, Peer};
-use super::room::{Place, Room};
+use super::room::{Full, Place, Room};
 use super::seal::{Bound, Seal};
+use super::tally::Tally;
 use super::waiting::{self, Parked};
 use super::{McpOptions, catalog};
 use crate::desk::{Answer, Call, Caller, Desk};
@@ -35,6 +36,7 @@ pub(super) struct Server<D> {
     pub(super) seal: Seal,
     pub(super) in_flight: Arc<Room>,
     pub(super) waiting: Arc<Room>,
+    tally: Arc<Tally>,
     /// Turns true when the door closes: nobody is held any longer.
     pub(super) closing: watch::Sender<bool>,
 }
@@ -169,6 +171,7 @@ impl<D: Desk> Server<D> {
             seal: Seal::new()?,
             in_flight: Room::new(options.max_in_flight),
             waiting: Room::new(options.max_waiting),
+            tally: Arc::default(),
             closing: watch::Sender::new(false),
             desk,
             options,
@@ -177,17 +180,27 @@ impl<D: Desk> Server<D> {
 
     /// A place for one more request of `caller`, or why there is none.
     pub(super) fn admit(&self, caller: &Caller) -> Result<Place, RpcError> {
-        self.in_flight.enter(&caller.agent).ok_or_else(|| {
+        self.in_flight.enter(&caller.agent).map_err(|full| {
             let most = self.options.max_in_flight;
-            let message = format!("too many calls are being worked on; the bound is {most}");
-            let refusal = Refusal::new(Code::Overloaded, message).next("try again in a second");
-            RpcError::new(OVERLOADED, refusal)
+            let (bound, message) = match full {
+                Full::Room => (most, format!("too many calls are being worked on; the bound is {most}")),
+                Full::Share => {
+                    let share = Room::share(most);
+                    (share, format!("agent `{}` has {share} calls at work; it may have no more at once", caller.agent))
+                }
+            };
+            message::full("calls", bound, Refusal::new(Code::Overloaded, message).next("try again in a second"))
         })
     }
 
-    /// Reports a message that was turned away.
+    /// Reports a message that was turned away; those there was no room for by their number when they are many.
     pub(super) fn turned(&self, door: &'static str, caller: Option<&Caller>, refusal: &Refusal) {
-        self.desk.turned(door, caller.map(|caller| Actor::Agent(caller.agent.clone())), refusal);
+        // Everything else says something about the message and is recorded message by message.
+        if refusal.code == Code::Overloaded {
+            self.tally.note(&self.desk, door, caller, refusal);
+        } else {
+            self.desk.turned(door, caller.map(|caller| Actor::Agent(caller.agent.clone())), refusal);
+        }
     }
 
     /// Answers one request. Must run in a task of its own: what a desk has begun is not dropped because

@@ -52,7 +52,7 @@ pub(super) struct Parked<'a> {
 pub(super) async fn hold<D: Desk>(server: &Server<D>, line: &Line, parked: Parked<'_>, place: Place) -> Option<Answer> {
     let Parked { pending, id, progress, asks, declined } = parked;
     // Whoever only waits must not keep others from being served; too many who wait are sent away.
-    let Some(_waiting) = server.waiting.enter(&line.caller.agent) else {
+    let Ok(_waiting) = server.waiting.enter(&line.caller.agent) else {
         return Some(Answer::Pending(pending));
     };
     drop(place);

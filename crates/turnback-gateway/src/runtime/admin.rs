@@ -163,6 +163,7 @@ impl Inner {
         let mut live = Live::resumed(run, Vec::new()).happen(self.now(), Event::Answered { answer })?;
         fail::fail_point!("before-answer", |_| turnback_journal::crash());
         self.write(&mut live).await?;
+        live.run.contract.actor.agent().into_iter().for_each(|agent| self.questions.close(agent));
         fail::fail_point!("after-answer", |_| turnback_journal::crash());
         Ok(live)
     }

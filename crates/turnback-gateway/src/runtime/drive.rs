@@ -387,10 +387,18 @@ impl Inner {
             live.run = joined;
             return Ok(live);
         }
+        let agent = live.run.contract.actor.agent().cloned();
+        if let Some(agent) = &agent
+            && let Err(refusal) = self.questions.open(agent, moved.is_some())
+        {
+            lock(&self.joinable).remove(&action);
+            return live.happen(now, Event::Refused { refusal });
+        }
         let mut live = live.happen(now, Event::Parked { question, moved })?;
         fail::fail_point!("before-question", |_| turnback_journal::crash());
         if let Err(refusal) = self.write(&mut live).await {
             lock(&self.joinable).remove(&action);
+            agent.iter().for_each(|agent| self.questions.close(agent));
             return Err(refusal);
         }
         fail::fail_point!("after-question", |_| turnback_journal::crash());

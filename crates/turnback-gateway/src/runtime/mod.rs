@@ -16,6 +16,7 @@ mod board;
 mod drive;
 mod patience;
 mod probes;
+mod questions;
 mod recover;
 mod settings;
 mod steady;
@@ -70,6 +71,7 @@ struct Inner {
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
+    questions: questions::Questions,
     /// Answers to questions are taken one at a time. Invariant `ONE-USE`.
     answering: tokio::sync::Mutex<()>,
     /// Held from reading how a run ended until what changes of its end – that its caller heard it, that it
@@ -106,6 +108,7 @@ impl Runtime {
             .collect();
         let time = steady::Steady::new(Arc::clone(&settings.clock));
         let started = time.now();
+        let questions = questions::Questions::new(settings.approvals_most);
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -115,6 +118,7 @@ impl Runtime {
             ledgers: Mutex::default(),
             joinable: Mutex::default(),
             waiters: Mutex::default(),
+            questions,
             answering: tokio::sync::Mutex::default(),
             telling: Arc::default(),
             turned: Arc::default(),
@@ -149,6 +153,12 @@ impl Runtime {
         self.0.append(vec![(Body::Closed, None)]).await?;
         let journal = self.0.journal.clone();
         blocking(move || journal.close()).await
+    }
+
+    /// Runs kept in memory while nothing happens to them: those a caller is held for, and those a repeated call
+    /// joins. A parked run is only the latter, one digest.
+    pub fn kept(&self) -> (usize, usize) {
+        (lock(&self.0.waiters).len(), lock(&self.0.joinable).len())
     }
 
     /// The agent configured to speak over stdio. Whether it is registered is asked by the gates, at every call.
@@ -308,28 +318,14 @@ impl Desk for Runtime {
     }
 
     async fn wait(&self, caller: &Caller, pending: Pending, patience: Duration) -> Answer {
-        let inner = &self.0;
-        let deadline = tokio::time::Instant::now() + patience;
-        loop {
-            // Registered before the state is read, so that an end in between is not missed.
-            let mut ended = {
-                let mut waiters = lock(&inner.waiters);
-                waiters.entry(pending.run).or_insert_with(|| watch::channel(()).0).subscribe()
-            };
-            match inner.load(pending.run).await {
-                Ok(run) if run.contract.actor != Actor::Agent(caller.agent.clone()) => {
-                    return answer::refused(None, Refusal::new(Code::NotFound, "no such run"));
-                }
-                Ok(run) if run.state.is_over() => return inner.deliver(run).await,
-                Ok(_) => {}
-                Err(refusal) => return answer::refused(Some(pending.run), refusal),
-            }
-            // A run parked again wakes its waiters too; they look and wait on.
-            match tokio::time::timeout_at(deadline, ended.changed()).await {
-                Ok(_) => {}
-                Err(_) => return Answer::Pending(pending),
-            }
+        let run = pending.run;
+        let answer = self.watched(caller, pending, patience).await;
+        // Whoever waits last takes the entry along: for a run that is over nobody would wake and remove it.
+        let mut waiters = lock(&self.0.waiters);
+        if waiters.get(&run).is_some_and(|sender| sender.receiver_count() == 0) {
+            waiters.remove(&run);
         }
+        answer
     }
 
     fn turned(&self, door: &'static str, actor: Option<Actor>, refusal: &Refusal) {
@@ -356,6 +352,33 @@ impl Desk for Runtime {
         let filter = RowFilter { question: Some(id), limit: Some(1), ..RowFilter::default() };
         let row = self.0.journal.rows(&filter).ok()?.pop()?;
         Some(answer::question_page(&row, id))
+    }
+}
+
+impl Runtime {
+    async fn watched(&self, caller: &Caller, pending: Pending, patience: Duration) -> Answer {
+        let inner = &self.0;
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            // Registered before the state is read, so that an end in between is not missed.
+            let mut ended = {
+                let mut waiters = lock(&inner.waiters);
+                waiters.entry(pending.run).or_insert_with(|| watch::channel(()).0).subscribe()
+            };
+            match inner.load(pending.run).await {
+                Ok(run) if run.contract.actor != Actor::Agent(caller.agent.clone()) => {
+                    return answer::refused(None, Refusal::new(Code::NotFound, "no such run"));
+                }
+                Ok(run) if run.state.is_over() => return inner.deliver(run).await,
+                Ok(_) => {}
+                Err(refusal) => return answer::refused(Some(pending.run), refusal),
+            }
+            // A run parked again wakes its waiters too; they look and wait on.
+            match tokio::time::timeout_at(deadline, ended.changed()).await {
+                Ok(_) => {}
+                Err(_) => return Answer::Pending(pending),
+            }
+        }
     }
 }
 

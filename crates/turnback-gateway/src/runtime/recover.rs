@@ -100,6 +100,10 @@ fn restore_joinable(inner: &Inner) -> Result<(), Refusal> {
     let mut joinable = lock(&inner.joinable);
     for row in rows.into_iter().filter(|row| row.undelivered) {
         joinable.insert(turnback_core::digest::ActionDigest(row.action), row.run);
+        if let (Some(agent), "parked") = (row.actor.agent(), row.state.as_str()) {
+            // Asked before, and perhaps under a larger bound: what waits, waits on.
+            inner.questions.open(agent, true)?;
+        }
     }
     Ok(())
 }

@@ -58,6 +58,8 @@ pub struct Settings {
     pub freezes: Vec<Freeze>,
     /// How long a question waits before silence is a no. Default 24 h.
     pub approvals_expire: SignedDuration,
+    /// Questions of one agent that may wait at once. Over it a call that needs a person is refused. Default 1,000.
+    pub approvals_most: usize,
     /// Limits of the domains.
     pub bounds: Bounds,
     /// How often a checkpoint is signed while the journal grows.

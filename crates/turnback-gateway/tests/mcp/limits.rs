@@ -60,6 +60,32 @@ async fn more_calls_than_can_be_served_are_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_flood_of_refusals_is_recorded_by_its_number() {
+    const FLOOD: u64 = 200;
+    let door = Door::with(McpOptions { max_in_flight: 0, ..options() }).await;
+    for _ in 0..FLOOD {
+        let reply = door.modern(1, "tools/list", json!({}), json!({})).send().await;
+        assert_eq!(reply.status, 503);
+        let data = &reply.json()["error"]["data"];
+        assert_eq!(
+            (&data["full"], &data["bound"], &data["retry_after_seconds"]),
+            (&json!("calls"), &json!(0), &json!(1))
+        );
+    }
+    let counted = || -> u64 {
+        let number = |words: &str| words.split_once(" more within a second").map_or(1, |(n, _)| n.parse().unwrap());
+        door.desk.refusals().iter().map(|words| number(words)).sum()
+    };
+    while counted() < FLOOD {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(counted(), FLOOD);
+    // At most seventeen a second, however long the flood took.
+    assert!((door.desk.refusals().len() as u64) < FLOOD, "{:?}", door.desk.refusals().len());
+    assert!(door.desk.refusals().iter().any(|words| words.contains("the last of them: too many calls")));
+}
+
+#[tokio::test]
 async fn sessions_are_bounded_and_forgotten_when_idle() {
     let door = Door::with(McpOptions { max_sessions: 2, session_idle: Duration::from_millis(200), ..options() }).await;
     let first = door.session(json!({})).await;
@@ -81,7 +107,14 @@ async fn connections_are_bounded() {
     let mut reply = String::new();
     tokio::time::timeout(Duration::from_secs(1), stream.read_to_string(&mut reply)).await.unwrap().unwrap();
     assert!(reply.starts_with("HTTP/1.1 503") && reply.contains("-32011"), "{reply}");
+    assert!(reply.contains(r#""full":"connections""#) && reply.contains("retry-after: 1\r\n"), "{reply}");
     assert_eq!(door.desk.refusals(), ["1 connections are open already"]);
+    // Also when a request was sent already: unread, it would reset the connection and take the answer along.
+    let mut stream = TcpStream::connect(door.at).await.unwrap();
+    stream.write_all(&door.post("x".repeat(200_000)).bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 503"), "{reply}");
     drop(idle);
     tokio::time::sleep(Duration::from_millis(50)).await;
     works(&door).await;

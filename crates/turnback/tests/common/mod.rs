@@ -404,6 +404,17 @@ impl Agent {
         })
     }
 
+    /// Ends the session.
+    pub fn leave(self) -> Result<(), Dead> {
+        let mut request = self.http.delete(&self.url);
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let response = request.call().map_err(|e| Dead(e.to_string()))?;
+        assert_eq!(response.status().as_u16(), 204);
+        Ok(())
+    }
+
     pub fn request(&mut self, method: &str, params: &Value) -> Result<Value, Dead> {
         self.next += 1;
         let answer = self.send(&json!({ "jsonrpc": "2.0", "id": self.next, "method": method, "params": params }))?;

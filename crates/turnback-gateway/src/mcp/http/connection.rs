@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -23,11 +23,13 @@ use super::{DOOR, Door};
 use crate::desk::Desk;
 use crate::mcp::McpOptions;
 use crate::mcp::guard::Guard;
-use crate::mcp::message::{self, OVERLOADED, RpcError};
+use crate::mcp::message::{self, RETRY_AFTER};
 use crate::mcp::server::{Server, closed};
 
 /// Most header fields of one request.
 const MAX_HEADERS: usize = 64;
+/// Refused connections that are seen off at once.
+const MAX_LEAVING: usize = 256;
 /// Most bytes of one head.
 const HEAD_LIMIT: usize = 32 * 1024;
 
@@ -49,6 +51,7 @@ pub async fn serve_http<D: Desk>(
     let sessions = Sessions::new(options.session_idle);
     let room = Arc::new(Semaphore::new(options.max_connections));
     let door = Arc::new(Door { server: Arc::new(Server::new(desk, options)?), guard, sessions });
+    let leaving = Arc::new(Semaphore::new(MAX_LEAVING));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -77,7 +80,7 @@ pub async fn serve_http<D: Desk>(
                     drop(permit);
                 });
             }
-            Err(_) => turn_away(&door, stream, room_refusal(&door)),
+            Err(_) => turn_away(&door, stream, &leaving),
         }
     }
     drop(listener);
@@ -119,22 +122,34 @@ async fn serve<D: Desk>(door: &Arc<Door<D>>, stream: TcpStream, at: SocketAddr) 
     }
 }
 
-fn room_refusal<D: Desk>(door: &Door<D>) -> Refusal {
+/// Says why and closes, without letting a slow peer hold this up.
+fn turn_away<D: Desk>(door: &Arc<Door<D>>, mut stream: TcpStream, leaving: &Arc<Semaphore>) {
     let most = door.server.options.max_connections;
-    Refusal::new(Code::Overloaded, format!("{most} connections are open already")).next("try again in a second")
-}
-
-/// Says why and closes, without reading anything and without letting a slow peer hold this up.
-fn turn_away<D: Desk>(door: &Arc<Door<D>>, mut stream: TcpStream, refusal: Refusal) {
+    let refusal = Refusal::new(Code::Overloaded, format!("{most} connections are open already"));
+    let refusal = refusal.next("try again in a second");
     door.server.turned(DOOR, None, &refusal);
-    let body = message::error(None, &RpcError::new(OVERLOADED, refusal));
+    let body = message::error(None, &message::full("connections", most, refusal));
     let text = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: {RETRY_AFTER}\r\n\
          connection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     // It fits any socket buffer, so one attempt that does not block is enough.
-    if stream.try_write(text.as_bytes()).is_ok() {
-        tokio::spawn(async move { tokio::time::timeout(Duration::from_secs(1), stream.shutdown()).await });
+    if stream.try_write(text.as_bytes()).is_err() {
+        return;
     }
+    // Closed while a request lies unread, the socket would be reset and the peer might never see the answer.
+    // Over so many who leave at once the rest is closed that way all the same.
+    let Ok(place) = Arc::clone(leaving).try_acquire_owned() else { return };
+    tokio::spawn(async move {
+        let unread = async {
+            stream.shutdown().await?;
+            let mut nowhere = [0; 4096];
+            while stream.read(&mut nowhere).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // However that ends, it is over.
+        let _ = tokio::time::timeout(Duration::from_secs(1), unread).await;
+        drop(place);
+    });
 }
