@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use turnback_core::names::ResourceName;
 use turnback_core::policy::{Policy, PolicyError, Source};
 use turnback_core::refusal::{Code, Refusal};
@@ -201,15 +201,49 @@ impl Node {
         };
         let agents =
             mcp::serve_http(self.agents, Arc::new(self.runtime.clone()), self.options.clone(), wait(stopped.clone()));
-        let operators = operator::serve(self.operators, self.runtime.clone(), self.options, wait(stopped));
+        // Dropped when everything is closed; what operators started may go on until then.
+        let (open, closed) = oneshot::channel();
+        let operators = apart(self.operators, self.runtime.clone(), self.options, wait(stopped), closed);
         let stopping = async {
             shutdown.await;
             drop(stop);
         };
         let (agents, operators, ()) = tokio::join!(agents, operators, stopping);
         let closed = self.runtime.close().await;
+        drop(open);
         agents.map_err(|e| refused("agents' door", e))?;
         operators.map_err(|e| refused("operators' door", e))?;
         closed
     }
+}
+
+/// The operators' door on a scheduler of its own: however many calls wait for their turn behind the agents'
+/// door, a kill switch is not among them.
+async fn apart(
+    listener: tokio::net::UnixListener,
+    runtime: Runtime,
+    options: McpOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    closed: oneshot::Receiver<()>,
+) -> std::io::Result<()> {
+    let listener = listener.into_std()?;
+    let (tell, ended) = oneshot::channel();
+    std::thread::Builder::new().name("operators".into()).spawn(move || {
+        let scheduler = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+            Ok(scheduler) => scheduler,
+            // Nobody listens any more only when the node is gone.
+            Err(error) => return drop(tell.send(Err(error))),
+        };
+        scheduler.block_on(async {
+            let served = match tokio::net::UnixListener::from_std(listener) {
+                Ok(listener) => operator::serve(listener, runtime, options, shutdown).await,
+                Err(error) => Err(error),
+            };
+            let _ = tell.send(served);
+            // Its sender never speaks; it is dropped.
+            let _ = closed.await;
+        });
+        scheduler.shutdown_background();
+    })?;
+    ended.await.unwrap_or_else(|_| Err(std::io::Error::other("its thread panicked")))
 }

@@ -314,7 +314,7 @@ impl Writer {
             }
         }
         if work.is_empty() {
-            settled.into_iter().for_each(|done| tell(done));
+            settled.into_iter().for_each(tell);
             return Ok(asked);
         }
         // A panic in here must still find the callers, so they are not moved into it.
@@ -329,7 +329,7 @@ impl Writer {
                         tell(|| done(Ok(seqs)));
                     }
                 }
-                settled.into_iter().for_each(|done| tell(done));
+                settled.into_iter().for_each(tell);
                 if erased {
                     self.unfolded = FOLD_AFTER;
                 }
@@ -342,7 +342,7 @@ impl Writer {
                 for job in work {
                     job.refuse(JournalError::Unknown { why: why.clone() });
                 }
-                settled.into_iter().for_each(|done| tell(done));
+                settled.into_iter().for_each(tell);
                 for done in asked {
                     drop(done.send(Err(JournalError::Poisoned { why: why.clone() })));
                 }
