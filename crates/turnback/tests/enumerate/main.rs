@@ -1,0 +1,223 @@
+//! Every crash a disk can suffer: what the real binary writes is recorded, every prefix of it is cut off with
+//! what was not synced dropped, reordered and torn, and each disk that comes out is reopened, recovered and
+//! compared. Acknowledgements stand in the recording where they were sent, so what was promised by
+//! a crash is known exactly. The disk model is `turnback_faults::Disk`.
+//!
+//! Held against each state: no effect without a durable intent (P1), every intent ended (P2), every record
+//! that was acknowledged is there and verifies, also against every checkpoint seen outside (P7), all or nothing of
+//! every undo, and everything that stands can be undone (P9).
+//!
+//! `TURNBACK_CRASH_STATES` says how many states to try in all (2,000), `TURNBACK_CRASH_SEED` which of them
+//! (1). A failure leaves its recording behind and says how to meet that one state again.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod scripts;
+mod worker;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use common::script::{Heard, play};
+use common::{CONFIG, Place, World};
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
+use turnback_faults::{Disguise, Disk, Op, Recorder, Recording, State, States, Tape, Traced};
+use worker::Task;
+
+/// What no disk keeps: SQLite's shared memory, which it makes anew after a crash; our log; the socket.
+const IGNORED: &[&str] = &["-shm", "gateway.log", "operator.sock"];
+
+/// Files in memory where there are any: the states are made and unmade by the thousand.
+fn workshop() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}")),
+        Err(_) => otherwise,
+    }
+}
+
+fn main() -> ExitCode {
+    if std::env::var_os("TURNBACK_CRASH_WORKER").is_some() {
+        return worker::main();
+    }
+    let trials = scripts::NAMES.iter().map(|name| {
+        Trial::test(*name, move || {
+            let found = survives(name);
+            found.map_err(Failed::from)
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+/// Plays a script on the real binary and records it: half of it, an orderly stop, the rest, and a stop.
+fn record(name: &str) -> (Recording, World) {
+    let place = Place::inside(&workshop(), CONFIG);
+    let mode = if name.ends_with("wal") { "wal" } else { "delete" };
+    place.db().pragma_update(None, "journal_mode", mode).unwrap();
+    let base = place.world();
+    let tape = Tape::begin(&place.path(""), IGNORED).unwrap();
+    let acts = scripts::of(name);
+    let (mut heard, mut token) = (Vec::new(), None);
+    for until in [acts.len() / 2, acts.len()] {
+        let judge = Recorder::new(tape.clone(), IGNORED, ());
+        let node = place.start_judged(judge).unwrap_or_else(|ended| panic!("{ended:?}"));
+        if token.is_none() {
+            token = Some(node.register().unwrap());
+            tape.heard(json!({ "registered": true }));
+        }
+        let told = |act: usize, heard: &Heard| match heard {
+            Heard::Nothing => tape.mark(json!({ "act": act, "heard": heard })),
+            _ => tape.heard(json!({ "act": act, "heard": heard })),
+        };
+        play(&node, &acts[..until], &mut heard, &mut token, &told).unwrap();
+        let note = node.told(&json!({ "op": "checkpoint" }), "checkpoint");
+        tape.heard(json!({ "checkpoint": note }));
+        node.stop_in_order();
+    }
+    let recording = tape.recording();
+    assert_eq!(recording.unfit, Vec::<String>::new(), "the disk model does not understand this");
+    (recording, base)
+}
+
+/// What must hold after so many steps.
+fn promised(recording: &Recording, disk: &Disk<'_>, steps: usize, task: &mut Task) {
+    task.heard.clear();
+    task.checkpoints.clear();
+    task.registered = false;
+    for mark in recording.marks.iter().filter(|mark| mark.at <= steps) {
+        if let Some(act) = mark.note["act"].as_u64() {
+            let heard: Heard = serde_json::from_value(mark.note["heard"].clone()).unwrap();
+            task.heard.truncate(usize::try_from(act).unwrap());
+            task.heard.push(heard);
+        }
+        task.registered |= mark.note["registered"] == json!(true);
+        task.checkpoints.extend(mark.note["checkpoint"].as_str().map(str::to_owned));
+    }
+    // Anybody could have read the file and kept it.
+    let file = disk.seen(steps, Path::new("state/checkpoint"));
+    task.checkpoints.extend(file.and_then(|bytes| String::from_utf8(bytes).ok()));
+}
+
+/// The process that reopens.
+struct Reopener {
+    process: Traced,
+    disguise: Disguise,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Reopener {
+    fn new() -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env("TURNBACK_CRASH_WORKER", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let disguise = Disguise::default();
+        let mut process = disguise.show(command).unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        Self { process, disguise, answers }
+    }
+
+    /// What is wrong with the disk under `task.root`; empty when nothing is.
+    fn wrong(&mut self, task: &Task) -> String {
+        let input = self.process.stdin.as_mut().unwrap();
+        writeln!(input, "{}", serde_json::to_string(task).unwrap()).unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        let answer: Value = serde_json::from_str(&line).unwrap_or_else(|_| json!("the node ended its process"));
+        answer.as_str().unwrap().to_owned()
+    }
+}
+
+/// What looking at states found.
+#[derive(Default)]
+struct Looked {
+    states: u64,
+    wrong: Vec<(State, String)>,
+}
+
+/// Looks at so many states of a disk, or until so many are wrong.
+fn look(reopener: &mut Reopener, recording: &Recording, disk: &Disk<'_>, task: &mut Task, most: u64, wrong: usize) -> Looked {
+    let promises = |steps: usize| recording.marks.iter().filter(|mark| mark.at <= steps).count() as u64;
+    let mut looked = Looked::default();
+    for (state, image) in States::new(disk, recording.len(), number("TURNBACK_CRASH_SEED", 1), promises) {
+        if looked.states == most || looked.wrong.len() == wrong {
+            break;
+        }
+        looked.states += 1;
+        promised(recording, disk, state.steps, task);
+        image.make(&recording.root, &reopener.disguise).unwrap();
+        let found = reopener.wrong(task);
+        if !found.is_empty() {
+            looked.wrong.push((state, found));
+        }
+    }
+    looked
+}
+
+/// Controls: syncs that are swallowed, and which. Each must be missed.
+type Control = (&'static str, fn(&Path, bool) -> bool);
+
+const CONTROLS: &[Control] = &[
+    ("without any sync", |_, _| true),
+    ("without the journal's syncs", |path, _| path.starts_with("state/journal.db-wal") || path == Path::new("state/journal.db")),
+    ("without syncs of directories", |_, directory| directory),
+    ("without syncs of files and slots", |path, _| path.starts_with("work") || path.starts_with("state/vault/slots")),
+    ("without syncs of the database", |path, _| path.to_string_lossy().starts_with("shop.db")),
+];
+
+fn survives(name: &str) -> Result<(), String> {
+    let kept = std::env::var_os("TURNBACK_CRASH_RECORDING");
+    let (recording, base): (Recording, World) = match &kept {
+        Some(file) => serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap(),
+        None => record(name),
+    };
+    let mut task = Task { root: recording.root.clone(), script: name.to_owned(), base, ..Task::default() };
+    let mut reopener = Reopener::new();
+    let disk = Disk::new(&recording, |_, _| false);
+    if let Ok(state) = std::env::var("TURNBACK_CRASH_STATE") {
+        let state: State = state.parse()?;
+        promised(&recording, &disk, state.steps, &mut task);
+        let states = States::new(&disk, recording.len(), number("TURNBACK_CRASH_SEED", 1), |_| 0);
+        states.image(state).make(&recording.root, &reopener.disguise).unwrap();
+        let wrong = reopener.wrong(&task);
+        return if wrong.is_empty() { Ok(()) } else { Err(format!("state {state}: {wrong}")) };
+    }
+    let most = number("TURNBACK_CRASH_STATES", 2_000).div_ceil(scripts::NAMES.len() as u64);
+    let began = Instant::now();
+    let looked = look(&mut reopener, &recording, &disk, &mut task, most, 5);
+    let syncs = recording.ops().filter(|op| matches!(op, Op::Sync { .. } | Op::SyncAll)).count();
+    let mut said = format!(
+        "{name}: {} operations, {syncs} of them syncs; {} states, {:.1} a second; {} wrong\n",
+        recording.len(),
+        looked.states,
+        looked.states as f64 / began.elapsed().as_secs_f64(),
+        looked.wrong.len(),
+    );
+    for (control, swallowed) in CONTROLS {
+        let disk = Disk::new(&recording, swallowed);
+        let looked = look(&mut reopener, &recording, &disk, &mut task, 60, 1);
+        said.push_str(&format!("  {control}: {:?} after {} states\n", looked.wrong.first(), looked.states));
+    }
+    eprintln!("{said}");
+    std::fs::remove_dir_all(&recording.root).unwrap();
+    if looked.wrong.is_empty() {
+        return Ok(());
+    }
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("crash-{name}.json"));
+    std::fs::write(&file, serde_json::to_vec(&(&recording, &task.base)).unwrap()).unwrap();
+    let mut text = String::new();
+    for (state, wrong) in &looked.wrong {
+        text.push_str(&format!(
+            "state {state}: {wrong}\n  again: TURNBACK_CRASH_RECORDING={} TURNBACK_CRASH_STATE={state} cargo test -p turnback --test enumerate -- {name}\n",
+            file.display()
+        ));
+    }
+    Err(text)
+}
