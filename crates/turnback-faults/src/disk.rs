@@ -86,7 +86,7 @@ pub struct Disk<'r> {
 }
 
 /// What is uncertain at a crash.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending {
     /// Changes of names and attributes, in order.
     pub(crate) names: Vec<usize>,
@@ -164,6 +164,11 @@ impl<'r> Disk<'r> {
         self.objects.push((object.what.clone(), object.identity.clone()));
         self.attributes.push(object.attributes);
         self.objects.len() - 1
+    }
+
+    /// How many steps were recorded.
+    pub(crate) fn steps(&self) -> usize {
+        self.recording.len()
     }
 
     /// What is uncertain after `steps` steps.

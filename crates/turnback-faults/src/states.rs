@@ -41,9 +41,11 @@ impl FromStr for State {
 /// All states of a disk, different ones only.
 pub struct States<'d, 'r> {
     disk: &'d Disk<'r>,
-    steps: usize,
+    /// After how many steps it may crash.
+    crashes: Vec<usize>,
     seed: u64,
-    next: State,
+    /// Which crash is next, and which way.
+    next: (usize, usize),
     /// Ways in a row at which no crash gave anything new.
     barren: usize,
     fresh: bool,
@@ -56,10 +58,19 @@ pub struct States<'d, 'r> {
 const BARREN: usize = 64;
 
 impl<'d, 'r> States<'d, 'r> {
-    /// Every crash of a recording with so many steps; `promised` numbers what must hold after so many.
-    pub fn new(disk: &'d Disk<'r>, steps: usize, seed: u64, promised: impl Fn(usize) -> u64 + 'd) -> Self {
-        let next = State { steps: 0, way: 0 };
-        Self { disk, steps, seed, next, barren: 0, fresh: false, seen: HashSet::new(), promised: Box::new(promised) }
+    /// Every crash of a disk; `promised` numbers what must hold after so many steps.
+    pub fn of(disk: &'d Disk<'r>, seed: u64, promised: impl Fn(usize) -> u64 + 'd) -> Self {
+        let (crashes, promised) = ((0..=disk.steps()).collect(), Box::new(promised));
+        Self { disk, crashes, seed, next: (0, 0), barren: 0, fresh: false, seen: HashSet::new(), promised }
+    }
+
+    /// Only crashes at which more is uncertain than on another disk.
+    #[must_use]
+    pub fn beyond(mut self, other: &Disk<'_>) -> Self {
+        self.crashes.retain(|steps| {
+            [Names::Ordered, Names::Apart].iter().any(|n| self.disk.pending(*steps, *n) != other.pending(*steps, *n))
+        });
+        self
     }
 
     /// The state of that number.
@@ -84,13 +95,15 @@ impl Iterator for States<'_, '_> {
     /// Ways outside, crashes inside: whoever stops early has met every crash in its plainest forms.
     fn next(&mut self) -> Option<Self::Item> {
         while self.barren < BARREN {
-            let state = self.next;
-            self.next.steps += 1;
-            if state.steps >= self.steps {
-                self.next = State { steps: 0, way: state.way + 1 };
+            let (crash, way) = self.next;
+            let Some(steps) = self.crashes.get(crash).copied() else {
+                self.next = (0, way + 1);
                 self.barren = if self.fresh { 0 } else { self.barren + 1 };
                 self.fresh = false;
-            }
+                continue;
+            };
+            self.next.0 += 1;
+            let state = State { steps, way };
             let image = self.image(state);
             let mut hash = DefaultHasher::new();
             (self.promised)(state.steps).hash(&mut hash);

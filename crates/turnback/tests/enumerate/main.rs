@@ -142,11 +142,18 @@ struct Looked {
     wrong: Vec<(State, String)>,
 }
 
-/// Looks at so many states of a disk, or until so many are wrong.
-fn look(reopener: &mut Reopener, recording: &Recording, disk: &Disk<'_>, task: &mut Task, most: u64, wrong: usize) -> Looked {
-    let promises = |steps: usize| recording.marks.iter().filter(|mark| mark.at <= steps).count() as u64;
+/// Looks at so many states, or until so many are wrong.
+fn look(
+    reopener: &mut Reopener,
+    recording: &Recording,
+    disk: &Disk<'_>,
+    task: &mut Task,
+    states: States<'_, '_>,
+    wrong: usize,
+    most: u64,
+) -> Looked {
     let mut looked = Looked::default();
-    for (state, image) in States::new(disk, recording.len(), number("TURNBACK_CRASH_SEED", 1), promises) {
+    for (state, image) in states {
         if looked.states == most || looked.wrong.len() == wrong {
             break;
         }
@@ -161,16 +168,37 @@ fn look(reopener: &mut Reopener, recording: &Recording, disk: &Disk<'_>, task: &
     looked
 }
 
-/// Controls: syncs that are swallowed, and which. Each must be missed.
-type Control = (&'static str, fn(&Path, bool) -> bool);
+/// Syncs that are swallowed, by path beneath the root and whether it is a directory.
+type Syncs = fn(&Path, bool) -> bool;
 
-const CONTROLS: &[Control] = &[
-    ("without any sync", |_, _| true),
-    ("without the journal's syncs", |path, _| path.starts_with("state/journal.db-wal") || path == Path::new("state/journal.db")),
-    ("without syncs of directories", |_, directory| directory),
-    ("without syncs of files and slots", |path, _| path.starts_with("work") || path.starts_with("state/vault/slots")),
-    ("without syncs of the database", |path, _| path.to_string_lossy().starts_with("shop.db")),
+/// Controls: which syncs are swallowed, and in which scripts that must be found.
+const CONTROLS: &[(&str, Syncs, &[&str])] = &[
+    ("every sync", |_, _| true, &["rows", "files", "questions"]),
+    ("the syncs of the journal", |path, _| path.to_string_lossy().starts_with("state/journal.db"), &["rows", "files", "questions"]),
+    ("the syncs of directories", |_, directory| directory, &["rows", "files", "questions"]),
+    ("the syncs of files and slots", |path, _| path.starts_with("work") || path.starts_with("state/vault/slots"), &["files", "questions"]),
+    ("the syncs of the database", |path, _| path.to_string_lossy().starts_with("shop.db"), &["rows", "questions"]),
 ];
+
+/// What a sync is of, with identities left out.
+fn site(op: &Op) -> Option<String> {
+    let (path, whole) = match op {
+        Op::Sync { path, whole } => (path, *whole),
+        Op::SyncAll => return Some("syncfs".to_owned()),
+        _ => return None,
+    };
+    Some(format!("{} {}", if whole { "fsync" } else { "fdatasync" }, plain(path)))
+}
+
+fn plain(path: &Path) -> String {
+    let parts = path.iter().map(|part| match part.to_string_lossy() {
+        run if run.len() == 38 && run.starts_with("r_") => "<run>".to_owned(),
+        hash if hash.len() == 64 => "<hash>".to_owned(),
+        other => other.into_owned(),
+    });
+    let path = parts.collect::<Vec<_>>().join("/");
+    if path.is_empty() { ".".to_owned() } else { path }
+}
 
 fn survives(name: &str) -> Result<(), String> {
     let kept = std::env::var_os("TURNBACK_CRASH_RECORDING");
@@ -178,46 +206,71 @@ fn survives(name: &str) -> Result<(), String> {
         Some(file) => serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap(),
         None => record(name),
     };
+    let seed = number("TURNBACK_CRASH_SEED", 1);
     let mut task = Task { root: recording.root.clone(), script: name.to_owned(), base, ..Task::default() };
     let mut reopener = Reopener::new();
     let disk = Disk::new(&recording, |_, _| false);
+    let promises = |steps: usize| recording.marks.iter().filter(|mark| mark.at <= steps).count() as u64;
     if let Ok(state) = std::env::var("TURNBACK_CRASH_STATE") {
         let state: State = state.parse()?;
         promised(&recording, &disk, state.steps, &mut task);
-        let states = States::new(&disk, recording.len(), number("TURNBACK_CRASH_SEED", 1), |_| 0);
-        states.image(state).make(&recording.root, &reopener.disguise).unwrap();
+        States::of(&disk, seed, promises).image(state).make(&recording.root, &reopener.disguise).unwrap();
         let wrong = reopener.wrong(&task);
-        return if wrong.is_empty() { Ok(()) } else { Err(format!("state {state}: {wrong}")) };
+        return if wrong.is_empty() { Ok(()) } else { Err(format!("state {state}: {wrong}\n{task:?}")) };
+    }
+    if std::env::var_os("TURNBACK_CRASH_SURVEY").is_some() {
+        let mut sites: Vec<String> = recording.ops().filter_map(site).collect();
+        sites.sort();
+        let all = sites.clone();
+        sites.dedup();
+        for one in sites {
+            let times = all.iter().filter(|other| **other == one).count();
+            let swallowed = |path: &Path, _| one.split_once(' ').map_or(path == Path::new(""), |(_, p)| p == plain(path));
+            let without = Disk::new(&recording, swallowed);
+            let states = States::of(&without, seed, promises).beyond(&disk);
+            let most = number("TURNBACK_CRASH_SURVEY", 300);
+            let looked = look(&mut reopener, &recording, &without, &mut task, states, 1, most);
+            let found = looked.wrong.first().map_or("nothing".to_owned(), |(state, wrong)| format!("{state} {wrong}"));
+            eprintln!("{name}: {times} x {one}: after {} states: {}", looked.states, found.replace('\n', " "));
+        }
+        return Ok(());
     }
     let most = number("TURNBACK_CRASH_STATES", 2_000).div_ceil(scripts::NAMES.len() as u64);
     let began = Instant::now();
-    let looked = look(&mut reopener, &recording, &disk, &mut task, most, 5);
-    let syncs = recording.ops().filter(|op| matches!(op, Op::Sync { .. } | Op::SyncAll)).count();
-    let mut said = format!(
-        "{name}: {} operations, {syncs} of them syncs; {} states, {:.1} a second; {} wrong\n",
+    let states = States::of(&disk, seed, promises);
+    let looked = look(&mut reopener, &recording, &disk, &mut task, states, 5, most);
+    let seconds = began.elapsed().as_secs_f64();
+    let syncs = recording.ops().filter_map(site).count();
+    println!(
+        "{name}: {} operations, {syncs} of them syncs; {} states, {:.1} a second; {} wrong",
         recording.len(),
         looked.states,
-        looked.states as f64 / began.elapsed().as_secs_f64(),
+        looked.states as f64 / seconds,
         looked.wrong.len(),
     );
-    for (control, swallowed) in CONTROLS {
-        let disk = Disk::new(&recording, swallowed);
-        let looked = look(&mut reopener, &recording, &disk, &mut task, 60, 1);
-        said.push_str(&format!("  {control}: {:?} after {} states\n", looked.wrong.first(), looked.states));
-    }
-    eprintln!("{said}");
-    std::fs::remove_dir_all(&recording.root).unwrap();
-    if looked.wrong.is_empty() {
-        return Ok(());
-    }
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("crash-{name}.json"));
-    std::fs::write(&file, serde_json::to_vec(&(&recording, &task.base)).unwrap()).unwrap();
-    let mut text = String::new();
-    for (state, wrong) in &looked.wrong {
-        text.push_str(&format!(
-            "state {state}: {wrong}\n  again: TURNBACK_CRASH_RECORDING={} TURNBACK_CRASH_STATE={state} cargo test -p turnback --test enumerate -- {name}\n",
+    let mut wrong = String::new();
+    for (state, found) in &looked.wrong {
+        wrong.push_str(&format!(
+            "state {state}: {found}\n  again: TURNBACK_CRASH_RECORDING={} TURNBACK_CRASH_STATE={state} cargo test -p turnback \
+             --features turnback/failpoints --test enumerate -- {name}\n",
             file.display()
         ));
     }
-    Err(text)
+    let missed = CONTROLS.iter().filter(|(_, _, scripts)| scripts.iter().any(|script| name.starts_with(script)));
+    for (control, swallowed, _) in missed {
+        let without = Disk::new(&recording, swallowed);
+        let states = States::of(&without, seed, promises).beyond(&disk);
+        let looked = look(&mut reopener, &recording, &without, &mut task, states, 1, 2_000);
+        match looked.wrong.first() {
+            Some((state, found)) => println!("  without {control}: {} states, then {state}: {}", looked.states, found.replace('\n', " ")),
+            None => wrong.push_str(&format!("without {control} nothing is wrong in {} states\n", looked.states)),
+        }
+    }
+    std::fs::remove_dir_all(&recording.root).unwrap();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    std::fs::write(&file, serde_json::to_vec(&(&recording, &task.base)).unwrap()).unwrap();
+    Err(wrong)
 }

