@@ -83,6 +83,8 @@ pub struct Disk<'r> {
     attributes: Vec<Attributes>,
     atoms: Vec<Atom>,
     base: BTreeMap<Entry, Number>,
+    /// By which change an object lost its name for good.
+    gone: HashMap<Number, usize>,
 }
 
 /// What is uncertain at a crash.
@@ -134,12 +136,18 @@ struct Scan<'d, 'r> {
 }
 
 impl<'r> Disk<'r> {
-    /// A disk on which the syncs `swallowed` names do nothing. It hears the path beneath the root and whether
-    /// that is a directory.
+    /// A disk on which the syncs `swallowed` names do nothing. It hears the number of the operation, the path
+    /// beneath the root and whether that is a directory.
     #[must_use]
-    pub fn new(recording: &'r Recording, swallowed: impl Fn(&Path, bool) -> bool) -> Self {
-        let mut disk =
-            Disk { recording, objects: Vec::new(), attributes: Vec::new(), atoms: Vec::new(), base: BTreeMap::new() };
+    pub fn new(recording: &'r Recording, swallowed: impl Fn(usize, &Path, bool) -> bool) -> Self {
+        let mut disk = Disk {
+            recording,
+            objects: Vec::new(),
+            attributes: Vec::new(),
+            atoms: Vec::new(),
+            base: BTreeMap::new(),
+            gone: HashMap::new(),
+        };
         let nobody = Identity { device: (0, 0), inode: 0, born: (0, 0) };
         let nothing = Attributes { mode: 0o755, owner: (0, 0), modified: (0, 0), changed: (0, 0) };
         disk.objects.push((What::Directory, nobody));
@@ -179,6 +187,8 @@ impl<'r> Disk<'r> {
                 continue;
             }
             match atom.content() {
+                // Nobody finds the content of what has no name on any disk.
+                Some(object) if self.gone.get(&object).is_some_and(|by| self.atoms[*by].certain[names as usize] <= steps) => {}
                 Some(object) => pending.content.entry(object).or_default().push(i),
                 None => pending.names.push(i),
             }
@@ -330,7 +340,7 @@ impl<'r> Disk<'r> {
 }
 
 impl Scan<'_, '_> {
-    fn step(&mut self, step: usize, op: &Op, swallowed: &impl Fn(&Path, bool) -> bool) {
+    fn step(&mut self, step: usize, op: &Op, swallowed: &impl Fn(usize, &Path, bool) -> bool) {
         let change = match op {
             Op::Make(object) => {
                 let number = self.disk.add(object);
@@ -360,14 +370,14 @@ impl Scan<'_, '_> {
             Op::Sync { path, whole } => {
                 if let Some(object) = self.at(path) {
                     let directory = self.disk.objects[object].0 == What::Directory;
-                    if !swallowed(path, directory) {
+                    if !swallowed(step, path, directory) {
                         self.sync(object, *whole, step + 1);
                     }
                 }
                 None
             }
             Op::SyncAll => {
-                if !swallowed(Path::new(""), true) {
+                if !swallowed(step, Path::new(""), true) {
                     self.disk.atoms.iter_mut().for_each(|atom| {
                         atom.certain.iter_mut().for_each(|certain| *certain = (*certain).min(step + 1));
                     });
@@ -376,11 +386,20 @@ impl Scan<'_, '_> {
             }
         };
         let Some(change) = change else { return };
+        let number = self.disk.atoms.len();
+        match &change {
+            Change::Leave { entry } | Change::Move { to: entry, exchange: false, .. } => {
+                self.disk.gone.extend(self.names.get(entry).map(|object| (*object, number)));
+            }
+            Change::Enter { object, .. } => {
+                self.disk.gone.remove(object);
+            }
+            _ => {}
+        }
         rename(&mut self.names, &change);
         let after = self.disk.recording.steps[step].after.iter();
         let after = after.filter_map(|(path, a)| self.at(path).map(|object| (object, *a))).collect();
         let mut needs: Vec<usize> = Vec::new();
-        let number = self.disk.atoms.len();
         for entry in entries(&change) {
             needs.extend(self.last.insert(entry.clone(), number));
             // What happens in a directory needs the directory.

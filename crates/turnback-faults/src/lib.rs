@@ -36,6 +36,6 @@ pub use disguise::Disguise;
 pub use disk::Disk;
 pub use image::Image;
 pub use inject::{Injector, Struck};
-pub use recording::{Mark, Op, Recorder, Recording, Tape};
+pub use recording::{Mark, Object, Op, Recorder, Recording, Tape};
 pub use states::{State, States};
 pub use tracer::{Judge, Traced, Verdict, trace};

@@ -44,7 +44,7 @@ impl Attributes {
 
 /// An object as it was when the recording began, or when it was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Object {
+pub struct Object {
     pub(crate) path: PathBuf,
     pub(crate) what: What,
     pub(crate) identity: Identity,
@@ -69,7 +69,6 @@ impl Object {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Op {
     /// Something new, empty.
-    #[allow(private_interfaces, reason = "to be looked at, not to be made")]
     Make(Object),
     /// Bytes written.
     Write {

@@ -44,24 +44,29 @@ pub struct States<'d, 'r> {
     /// After how many steps it may crash.
     crashes: Vec<usize>,
     seed: u64,
-    /// Which crash is next, and which way.
-    next: (usize, usize),
-    /// Ways in a row at which no crash gave anything new.
+    /// Which way is next, of each crash.
+    ways: Vec<usize>,
+    /// So many states were met; nothing new since so many of them.
+    met: usize,
     barren: usize,
-    fresh: bool,
+    dice: Dice,
     seen: HashSet<u64>,
     /// What counts as part of a state besides what is on disk: how much was promised by then.
     promised: Box<dyn Fn(usize) -> u64 + 'd>,
 }
 
-/// After so many ways without anything new there is nothing more to be found.
+/// Ways in which every crash is met before any is met at random.
+const FIRST: usize = 4;
+
+/// After so many states of each crash without anything new there is nothing more to be found.
 const BARREN: usize = 64;
 
 impl<'d, 'r> States<'d, 'r> {
     /// Every crash of a disk; `promised` numbers what must hold after so many steps.
     pub fn of(disk: &'d Disk<'r>, seed: u64, promised: impl Fn(usize) -> u64 + 'd) -> Self {
         let (crashes, promised) = ((0..=disk.steps()).collect(), Box::new(promised));
-        Self { disk, crashes, seed, next: (0, 0), barren: 0, fresh: false, seen: HashSet::new(), promised }
+        let ways = vec![0; disk.steps() + 1];
+        Self { disk, crashes, seed, ways, met: 0, barren: 0, dice: Dice(seed), seen: HashSet::new(), promised }
     }
 
     /// Only crashes at which more is uncertain than on another disk.
@@ -92,18 +97,19 @@ impl<'d, 'r> States<'d, 'r> {
 impl Iterator for States<'_, '_> {
     type Item = (State, Image);
 
-    /// Ways outside, crashes inside: whoever stops early has met every crash in its plainest forms.
+    /// First every crash in its plainest forms, then any crash in its next one: whoever stops early has met
+    /// something of everything.
     fn next(&mut self) -> Option<Self::Item> {
-        while self.barren < BARREN {
-            let (crash, way) = self.next;
-            let Some(steps) = self.crashes.get(crash).copied() else {
-                self.next = (0, way + 1);
-                self.barren = if self.fresh { 0 } else { self.barren + 1 };
-                self.fresh = false;
-                continue;
+        while !self.crashes.is_empty() && self.barren < BARREN * self.crashes.len() {
+            let crash = match self.met < FIRST * self.crashes.len() {
+                true => self.met % self.crashes.len(),
+                false => self.dice.below(self.crashes.len()),
             };
-            self.next.0 += 1;
-            let state = State { steps, way };
+            let steps = self.crashes[crash];
+            let state = State { steps, way: self.ways[steps] };
+            self.ways[steps] += 1;
+            self.met += 1;
+            self.barren += 1;
             let image = self.image(state);
             let mut hash = DefaultHasher::new();
             (self.promised)(state.steps).hash(&mut hash);
@@ -116,7 +122,7 @@ impl Iterator for States<'_, '_> {
                 }
             }
             if self.seen.insert(hash.finish()) {
-                self.fresh = true;
+                self.barren = 0;
                 return Some((state, image));
             }
         }
@@ -140,11 +146,11 @@ fn made_up(ordered: &Pending, apart: &Pending, way: usize) -> Option<Outcome> {
     let none = BTreeSet::new;
     let plain = [
         (Names::Ordered, none(), false),
-        (Names::Ordered, all(ordered), true),
+        (Names::Apart, none(), false),
+        (Names::Ordered, none(), true),
         (Names::Apart, none(), true),
         (Names::Ordered, all(ordered), false),
-        (Names::Ordered, none(), true),
-        (Names::Apart, none(), false),
+        (Names::Ordered, all(ordered), true),
     ];
     if let Some((names, kept, keep)) = plain.get(way).cloned() {
         return Some(Outcome { names, kept, content: content(ordered, keep) });

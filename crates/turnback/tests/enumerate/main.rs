@@ -180,24 +180,60 @@ const CONTROLS: &[(&str, Syncs, &[&str])] = &[
     ("the syncs of the database", |path, _| path.to_string_lossy().starts_with("shop.db"), &["rows", "questions"]),
 ];
 
-/// What a sync is of, with identities left out.
-fn site(op: &Op) -> Option<String> {
-    let (path, whole) = match op {
-        Op::Sync { path, whole } => (path, *whole),
-        Op::SyncAll => return Some("syncfs".to_owned()),
-        _ => return None,
-    };
-    Some(format!("{} {}", if whole { "fsync" } else { "fdatasync" }, plain(path)))
+/// What each sync is of, with what was done just before it, by number of the operation. Identities are left
+/// out, so that syncs at one place of the program are one.
+fn sites(recording: &Recording) -> Vec<(usize, String)> {
+    let mut before = "start".to_owned();
+    let mut sites = Vec::new();
+    for (n, op) in recording.ops().enumerate() {
+        match op {
+            Op::Sync { path, whole } => {
+                let call = if *whole { "fsync" } else { "fdatasync" };
+                sites.push((n, format!("{call} {} after {before}", plain(path))));
+            }
+            Op::SyncAll => sites.push((n, format!("syncfs after {before}"))),
+            Op::Make(_) => before = "making something".to_owned(),
+            Op::Write { path, .. } | Op::Resize { path, .. } => before = format!("write {}", plain(path)),
+            Op::Rename { from, to, .. } => before = format!("rename {} to {}", plain(from), plain(to)),
+            Op::Link { to, .. } => before = format!("link {}", plain(to)),
+            Op::Unlink { path } => before = format!("unlink {}", plain(path)),
+            Op::Attributes => before = "change of attributes".to_owned(),
+        }
+    }
+    sites
 }
 
 fn plain(path: &Path) -> String {
     let parts = path.iter().map(|part| match part.to_string_lossy() {
-        run if run.len() == 38 && run.starts_with("r_") => "<run>".to_owned(),
+        run if run.starts_with("r_") => "<run>".to_owned(),
         hash if hash.len() == 64 => "<hash>".to_owned(),
+        new if new.ends_with(".new") && new.len() == 20 => "<new>".to_owned(),
         other => other.into_owned(),
     });
     let path = parts.collect::<Vec<_>>().join("/");
     if path.is_empty() { ".".to_owned() } else { path }
+}
+
+/// For each place that syncs: what comes of it when that sync alone is left out.
+fn survey(recording: &Recording, disk: &Disk<'_>, reopener: &mut Reopener, task: &mut Task, seed: u64, most: u64) {
+    let sites = sites(recording);
+    let mut names: Vec<&String> = sites.iter().map(|(_, site)| site).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let here: Vec<usize> = sites.iter().filter(|(_, site)| site == name).map(|(n, _)| *n).collect();
+        let without = Disk::new(recording, |n, _, _| here.contains(&n));
+        let states = States::of(&without, seed, |steps| promises(recording, steps)).beyond(disk);
+        let looked = look(reopener, recording, &without, task, states, 1, most);
+        let found = looked.wrong.first().map_or("nothing".to_owned(), |(state, wrong)| format!("{state} {wrong}"));
+        let times = here.len();
+        println!("{}: {times} x {name}: {} states: {}", task.script, looked.states, found.replace('\n', " "));
+    }
+}
+
+/// Numbers what must hold after so many steps.
+fn promises(recording: &Recording, steps: usize) -> u64 {
+    recording.marks.iter().filter(|mark| mark.at <= steps).count() as u64
 }
 
 fn survives(name: &str) -> Result<(), String> {
@@ -209,8 +245,8 @@ fn survives(name: &str) -> Result<(), String> {
     let seed = number("TURNBACK_CRASH_SEED", 1);
     let mut task = Task { root: recording.root.clone(), script: name.to_owned(), base, ..Task::default() };
     let mut reopener = Reopener::new();
-    let disk = Disk::new(&recording, |_, _| false);
-    let promises = |steps: usize| recording.marks.iter().filter(|mark| mark.at <= steps).count() as u64;
+    let disk = Disk::new(&recording, |_, _, _| false);
+    let promises = |steps: usize| promises(&recording, steps);
     if let Ok(state) = std::env::var("TURNBACK_CRASH_STATE") {
         let state: State = state.parse()?;
         promised(&recording, &disk, state.steps, &mut task);
@@ -219,20 +255,7 @@ fn survives(name: &str) -> Result<(), String> {
         return if wrong.is_empty() { Ok(()) } else { Err(format!("state {state}: {wrong}\n{task:?}")) };
     }
     if std::env::var_os("TURNBACK_CRASH_SURVEY").is_some() {
-        let mut sites: Vec<String> = recording.ops().filter_map(site).collect();
-        sites.sort();
-        let all = sites.clone();
-        sites.dedup();
-        for one in sites {
-            let times = all.iter().filter(|other| **other == one).count();
-            let swallowed = |path: &Path, _| one.split_once(' ').map_or(path == Path::new(""), |(_, p)| p == plain(path));
-            let without = Disk::new(&recording, swallowed);
-            let states = States::of(&without, seed, promises).beyond(&disk);
-            let most = number("TURNBACK_CRASH_SURVEY", 300);
-            let looked = look(&mut reopener, &recording, &without, &mut task, states, 1, most);
-            let found = looked.wrong.first().map_or("nothing".to_owned(), |(state, wrong)| format!("{state} {wrong}"));
-            eprintln!("{name}: {times} x {one}: after {} states: {}", looked.states, found.replace('\n', " "));
-        }
+        survey(&recording, &disk, &mut reopener, &mut task, seed, number("TURNBACK_CRASH_SURVEY", 300));
         return Ok(());
     }
     let most = number("TURNBACK_CRASH_STATES", 2_000).div_ceil(scripts::NAMES.len() as u64);
@@ -240,7 +263,7 @@ fn survives(name: &str) -> Result<(), String> {
     let states = States::of(&disk, seed, promises);
     let looked = look(&mut reopener, &recording, &disk, &mut task, states, 5, most);
     let seconds = began.elapsed().as_secs_f64();
-    let syncs = recording.ops().filter_map(site).count();
+    let syncs = sites(&recording).len();
     println!(
         "{name}: {} operations, {syncs} of them syncs; {} states, {:.1} a second; {} wrong",
         recording.len(),
@@ -259,7 +282,7 @@ fn survives(name: &str) -> Result<(), String> {
     }
     let missed = CONTROLS.iter().filter(|(_, _, scripts)| scripts.iter().any(|script| name.starts_with(script)));
     for (control, swallowed, _) in missed {
-        let without = Disk::new(&recording, swallowed);
+        let without = Disk::new(&recording, |_, path, directory| swallowed(path, directory));
         let states = States::of(&without, seed, promises).beyond(&disk);
         let looked = look(&mut reopener, &recording, &without, &mut task, states, 1, 2_000);
         match looked.wrong.first() {

@@ -1,0 +1,138 @@
+//! Every write, sync, open and change of a name fails once, in turn: the node says what failed and what to
+//! do, never acknowledges what is not durable, accepts nothing any more when it was the journal that
+//! failed, and after a restart what was in doubt is known and world and journal agree.
+//!
+//! Faults come from the tracer of `turnback_faults`, so it is the real binary that meets them. Each
+//! test goes on until nothing is struck any more. `TURNBACK_FAULTS=all` strikes every call; without it every
+//! call with EIO and a part of them with the other faults, a different part for each.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
+
+mod common;
+
+use std::path::Path;
+
+use common::script::{Act, Cut, files, fits, play, rows};
+use common::{CONFIG, Place};
+use rustix::io::Errno;
+use serde_json::json;
+use turnback_faults::{Call, Injector, Kind, Struck, Verdict};
+
+/// What of the place is not ours to fail: the log is the test's own file.
+fn counts(call: &Call) -> bool {
+    !call.path().ends_with("gateway.log") && !call.path().ends_with("operator.sock")
+}
+
+/// A fault, and how it is spoken of where it is met.
+struct Fault {
+    kind: Kind,
+    verdict: Verdict,
+}
+
+const fn fails(kind: Kind, errno: Errno) -> Fault {
+    Fault { kind, verdict: Verdict::Fail(errno.raw_os_error()) }
+}
+
+/// Words that name what failed: those of the system, of SQLite, and our own.
+const WORDS: &[&str] = &[
+    "os error",
+    "Input/output error",
+    "No space left",
+    "no space is left",
+    "Read-only file system",
+    "Too many open files",
+    "disk I/O error",
+    "disk is full",
+    "unable to open",
+    "readonly database",
+];
+
+/// Names what failed and says what to do.
+fn is_clear(said: &str) -> bool {
+    WORDS.iter().any(|word| said.contains(word)) && said.contains("next")
+}
+
+/// Plays a script in which the n-th call of a kind fails. Whether there was one.
+fn strike(script: fn() -> Vec<Act>, mode: &str, fault: &Fault, nth: usize) -> bool {
+    let memory = Path::new("/dev/shm");
+    let place = Place::inside(if memory.is_dir() { memory } else { Path::new("/tmp") }, CONFIG);
+    place.db().pragma_update(None, "journal_mode", mode).unwrap();
+    let (base, acts) = (place.world(), script());
+    let (mut heard, mut token) = (Vec::new(), None);
+    let struck = Struck::default();
+    let judge = Injector { kind: fault.kind, counts, nth, verdict: fault.verdict, struck: struck.clone() };
+    let whole;
+    match place.start_judged(judge) {
+        Err(ended) => {
+            assert!(!ended.status.success() && is_clear(&ended.said), "{:?}: {ended:?}", struck.at());
+            whole = false;
+        }
+        Ok(node) => {
+            let played = play(&node, &acts, &mut heard, &mut token, &|_, _| {});
+            let at = struck.at();
+            match &played {
+                Ok(()) => {}
+                Err(Cut::Refused(why)) => assert!(is_clear(why), "{at:?}: {why}"),
+                Err(Cut::Dead(why)) => panic!("{at:?}: nobody answers: {why}; {}", node.log()),
+            }
+            whole = played.is_ok();
+            let status = node.told(&json!({ "op": "status" }), "status");
+            if let Some(why) = status["poisoned"].as_str() {
+                let refused = node.ask(&json!({ "op": "agent_add", "name": "late", "owner": "anna" })).unwrap();
+                assert!(refused.to_string().contains("accepts nothing"), "poisoned ({why}), and says {refused}");
+            }
+            let log = node.log();
+            let stopped = node.stop();
+            // What failed is told when it stops at the latest.
+            assert!(stopped.success() || !log.is_empty() || is_clear(&place_log(&place)), "{at:?}: {stopped}");
+        }
+    }
+    let Some(at) = struck.at() else { return false };
+    eprintln!("{nth}: {}: {heard:?}", at.strip_prefix(place.path("")).unwrap_or(&at).display());
+    let node = place.start();
+    fits(&node, &place, &base, &acts, &heard);
+    node.stop_in_order();
+    place.verify();
+    let node = place.start();
+    fits(&node, &place, &base, &acts, &heard);
+    if !whole && heard.is_empty() {
+        play(&node, &acts, &mut heard, &mut None, &|_, _| {}).unwrap();
+        fits(&node, &place, &base, &acts, &heard);
+    }
+    node.kill();
+    true
+}
+
+fn place_log(place: &Place) -> String {
+    std::fs::read_to_string(place.path("gateway.log")).unwrap()
+}
+
+/// Strikes every call, or every so-manieth.
+fn sweep(script: fn() -> Vec<Act>, mode: &str, fault: &Fault, stride: usize) {
+    let stride = if std::env::var("TURNBACK_FAULTS").is_ok_and(|how| how == "all") { 1 } else { stride };
+    let mut nth = 0;
+    while strike(script, mode, fault, nth) {
+        nth += stride;
+    }
+    assert!(nth >= stride, "nothing was ever struck");
+}
+
+macro_rules! sweeps {
+    ($($name:ident: $script:ident, $mode:literal, $fault:expr, $stride:literal;)*) => {
+        $(#[test] fn $name() { sweep($script, $mode, &$fault, $stride); })*
+    };
+}
+
+sweeps! {
+    rows_eio_at_each_write: rows, "wal", fails(Kind::Write, Errno::IO), 10;
+    rows_eio_at_each_sync: rows, "wal", fails(Kind::Sync, Errno::IO), 1;
+    rows_full_at_writes: rows, "delete", fails(Kind::Write, Errno::NOSPC), 17;
+    rows_full_at_syncs: rows, "wal", fails(Kind::Sync, Errno::NOSPC), 5;
+    rows_read_only_at_writes: rows, "wal", fails(Kind::Write, Errno::ROFS), 29;
+    rows_no_descriptor_at_opens: rows, "wal", fails(Kind::Open, Errno::MFILE), 7;
+    rows_short_writes: rows, "wal", Fault { kind: Kind::Write, verdict: Verdict::Short(1) }, 23;
+    files_eio_at_each_write: files, "wal", fails(Kind::Write, Errno::IO), 10;
+    files_eio_at_each_sync: files, "wal", fails(Kind::Sync, Errno::IO), 1;
+    files_eio_at_names: files, "wal", fails(Kind::Name, Errno::IO), 1;
+    rows_eio_at_names: rows, "delete", fails(Kind::Name, Errno::IO), 3;
+}
