@@ -118,7 +118,9 @@ impl From<JournalError> for Refusal {
                 Refusal::new(if full { Code::DiskFull } else { Code::Failed }, why).at(place)
             }
             JournalError::Altered { .. } => Refusal::new(Code::Failed, message).next("turnback verify"),
-            JournalError::BadBatch { .. } | JournalError::Storage { .. } => Refusal::new(Code::Failed, message),
+            JournalError::Storage { .. } => Refusal::new(Code::Failed, message)
+                .next("see that its file system works, has room and can be written to, then start again"),
+            JournalError::BadBatch { .. } => Refusal::new(Code::Failed, message),
         }
     }
 }
