@@ -359,7 +359,9 @@ impl Ends {
                 sys::Errno::NOENT | sys::Errno::EXIST | sys::Errno::STALE => Code::Moved,
                 other => refused(other, "").code,
             };
-            Refusal::new(code, format!("{} failed: {}", act.word(), sys::words(e))).at(act.place().place())
+            Refusal::new(code, format!("{} failed: {}", act.word(), sys::words(e)))
+                .at(act.place().place())
+                .next(super::world::NEXT)
         })
     }
 
@@ -461,6 +463,21 @@ impl Recipe {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the staged work was thrown away while at its place stands what stood there before: then
+    /// nothing was done. So it is after a commit that failed, and after an intent of which nobody knows
+    /// whether it was recorded. Only for recipes of one step.
+    pub(crate) fn discarded(&self, world: &World) -> Result<bool, Refusal> {
+        let [step] = self.steps.as_slice() else { return Ok(false) };
+        let Some(slot) = step.act.slot() else { return Ok(false) };
+        let mut model = Model::new(world, Limits::none())?;
+        // What was done keeps its directory, empty or not.
+        if model.stat(&slot.parent())?.is_some() {
+            return Ok(false);
+        }
+        let stands = model.stat(&step.act.place())?.map(|stat| stat.id());
+        Ok(stands == step.before.as_ref().map(|object| object.id.clone()))
     }
 
     /// Whether our own objects show that nothing, or everything, was done, whoever changed the places
