@@ -126,6 +126,10 @@ impl World {
         let id = |stat: &Stat| (stat.dev, stat.ino, stat.born);
         match sys::open_root(&self.root_path).and_then(|fd| sys::stat(&fd)) {
             Ok(now) if id(&now) == id(&self.root_stat) => Ok(()),
+            // Whether it is there is not known then.
+            Err(e) if !matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => {
+                Err(refused(e, &self.root_path.to_string_lossy()))
+            }
             _ => Err(Refusal::new(Code::Moved, "the folder that was opened is not there any more")
                 .at(self.root_path.to_string_lossy())
                 .next("put it back, or restart the node to govern the folder that is there now")),
