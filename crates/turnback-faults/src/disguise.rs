@@ -50,9 +50,12 @@ struct Role {
     really_changed: Moment,
 }
 
+/// A real object: device and inode.
+type Actor = ((u32, u32), u64);
+
 /// Who plays whom. Cheap to clone; clones share it.
 #[derive(Clone, Default)]
-pub struct Disguise(Arc<RwLock<HashMap<((u32, u32), u64), Role>>>);
+pub struct Disguise(Arc<RwLock<HashMap<Actor, Role>>>);
 
 impl std::fmt::Debug for Disguise {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

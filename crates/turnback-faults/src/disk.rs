@@ -188,7 +188,8 @@ impl<'r> Disk<'r> {
             }
             match atom.content() {
                 // Nobody finds the content of what has no name on any disk.
-                Some(object) if self.gone.get(&object).is_some_and(|by| self.atoms[*by].certain[names as usize] <= steps) => {}
+                Some(object)
+                    if self.gone.get(&object).is_some_and(|by| self.atoms[*by].certain[names as usize] <= steps) => {}
                 Some(object) => pending.content.entry(object).or_default().push(i),
                 None => pending.names.push(i),
             }
@@ -200,7 +201,8 @@ impl<'r> Disk<'r> {
     #[must_use]
     pub fn seen(&self, steps: usize, path: &Path) -> Option<Vec<u8>> {
         let pending = self.pending(steps, Names::Ordered);
-        let all = Outcome { names: Names::Ordered, kept: pending.names.into_iter().collect(), content: BTreeMap::new() };
+        let all =
+            Outcome { names: Names::Ordered, kept: pending.names.into_iter().collect(), content: BTreeMap::new() };
         self.found(steps, &all).into_iter().find(|found| found.path == path).and_then(|found| match found.what {
             What::File(bytes) => Some(bytes),
             _ => None,
@@ -350,7 +352,9 @@ impl Scan<'_, '_> {
                 (Some(object), Some(entry)) => Some(Change::Enter { entry, object }),
                 _ => None,
             },
-            Op::Unlink { path } => self.entry(path).filter(|e| self.names.contains_key(e)).map(|entry| Change::Leave { entry }),
+            Op::Unlink { path } => {
+                self.entry(path).filter(|e| self.names.contains_key(e)).map(|entry| Change::Leave { entry })
+            }
             Op::Rename { from, to, exchange } => match (self.entry(from), self.entry(to)) {
                 (Some(from), Some(to)) => Some(Change::Move { from, to, exchange: *exchange }),
                 _ => None,
@@ -403,9 +407,12 @@ impl Scan<'_, '_> {
         for entry in entries(&change) {
             needs.extend(self.last.insert(entry.clone(), number));
             // What happens in a directory needs the directory.
-            needs.extend(self.disk.atoms.iter().position(
-                |atom| matches!(&atom.change, Change::Enter { object, .. } if *object == entry.0),
-            ));
+            needs.extend(
+                self.disk
+                    .atoms
+                    .iter()
+                    .position(|atom| matches!(&atom.change, Change::Enter { object, .. } if *object == entry.0)),
+            );
         }
         let mut about: Vec<Number> = entries(&change).into_iter().map(|entry| entry.0).collect();
         match &change {

@@ -173,8 +173,7 @@ impl Registers {
         let mut number: libc::c_int = -1;
         let mut part = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: size_of::<libc::c_int>() };
         // SAFETY: `part` describes `number`, which the kernel only reads.
-        let done =
-            unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.tid, arch::NT_ARM_SYSTEM_CALL, &raw mut part) };
+        let done = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.tid, arch::NT_ARM_SYSTEM_CALL, &raw mut part) };
         check(done).map(drop)
     }
 

@@ -94,14 +94,10 @@ pub fn slots(config: &Config, name: &ResourceName) -> PathBuf {
 
 /// Makes a directory and what is missing above it, for nobody but this user.
 fn make_private(directory: &Path) -> Result<(), Refusal> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|e| {
-            refused(&directory.display().to_string(), format!("cannot be made: {e}"))
-                .next("see that its file system works, has room and can be written to, then start again")
-        })
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| {
+        refused(&directory.display().to_string(), format!("cannot be made: {e}"))
+            .next("see that its file system works, has room and can be written to, then start again")
+    })
 }
 
 /// Opens every resource and compiles the policy.

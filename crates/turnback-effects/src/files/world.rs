@@ -189,7 +189,9 @@ fn make_private(slots: &Path) -> Result<(), Refusal> {
     use std::os::unix::fs::DirBuilderExt as _;
     match std::fs::DirBuilder::new().mode(0o700).create(slots) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Refusal::new(Code::Failed, format!("the slots cannot be made: {e}")).at(slots.to_string_lossy()).next(START))
+            Err(Refusal::new(Code::Failed, format!("the slots cannot be made: {e}"))
+                .at(slots.to_string_lossy())
+                .next(START))
         }
         _ => Ok(()),
     }

@@ -337,13 +337,15 @@ impl Door {
 
     /// Registers `coder` and makes a token.
     pub fn register(&self) -> std::io::Result<String> {
-        self.ask(&json!({ "op": "agent_add", "name": "coder", "owner": "anna" }))?;
+        let added = self.ask(&json!({ "op": "agent_add", "name": "coder", "owner": "anna" }))?;
+        if added["reply"] != "done" {
+            return Err(std::io::Error::other(added.to_string()));
+        }
         let made =
             self.ask(&json!({ "op": "token_new", "agent": "coder", "on_behalf_of": null, "lifetime_seconds": 3_600 }))?;
         let secret = made["value"]["secret"].as_str().map(str::to_owned);
         secret.ok_or_else(|| std::io::Error::other(made.to_string()))
     }
-
 }
 
 impl Node {

@@ -32,6 +32,8 @@ pub enum Heard {
     Pending(String),
     /// The answer counts.
     Answered,
+    /// It was refused, in these words.
+    Refused(String),
 }
 
 pub fn call(tool: &'static str, arguments: Value, changes: fn(&mut World)) -> Act {
@@ -151,30 +153,38 @@ pub fn play(
             true => Ok(reply["value"][0]["row"]["run"].as_str().unwrap().to_owned()),
             false => Err(Cut::Refused(reply.to_string())),
         };
-        let now = match &act.does {
+        let mut ask = || match &act.does {
             Do::Call(tool, arguments) => {
                 let called = agent.call(tool, arguments)?;
                 match (called.error, called.run) {
-                    (false, Some(run)) => Heard::Done(run),
-                    (true, Some(run)) if called.text.contains("PENDING") => Heard::Pending(run),
-                    _ => return Err(Cut::Refused(called.text)),
+                    (false, Some(run)) => Ok(Heard::Done(run)),
+                    (true, Some(run)) if called.text.contains("PENDING") => Ok(Heard::Pending(run)),
+                    _ => Err(Cut::Refused(called.text)),
                 }
             }
             Do::Undo(of) => {
                 let runs: Vec<String> = of.iter().map(|of| run(*of)).collect();
                 let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
-                Heard::Done(is(node.undo(&runs)?, "settled")?)
+                Ok(Heard::Done(is(node.undo(&runs)?, "settled")?))
             }
             Do::Approve(of) => {
                 is(node.ask(&json!({ "op": "approve", "approval": run(*of) }))?, "settled")?;
-                Heard::Answered
+                Ok(Heard::Answered)
             }
             Do::Reject(of) => {
                 is(node.ask(&json!({ "op": "reject", "approval": run(*of), "reason": "no" }))?, "rejected")?;
-                Heard::Answered
+                Ok(Heard::Answered)
             }
         };
+        let (now, cut) = match ask() {
+            Ok(now) => (now, None),
+            Err(Cut::Refused(why)) => (Heard::Refused(why.clone()), Some(Cut::Refused(why))),
+            Err(cut) => return Err(cut),
+        };
         *heard.last_mut().unwrap() = now;
+        if let Some(cut) = cut {
+            return Err(cut);
+        }
         told(heard.len() - 1, &heard[heard.len() - 1]);
     }
     Ok(())
@@ -202,17 +212,41 @@ pub fn act_of(node: &Door, acts: &[Act], heard: &[Heard], row: &Value) -> usize 
     acts.iter().position(fits).unwrap_or_else(|| panic!("nobody asked for {row}: {contract}"))
 }
 
+/// What was done and could not be read back counts as done: whoever asked heard so. The journal leaves an undo
+/// like that to a person and marks nothing; here what it counters is marked.
+fn read_back(node: &Door, acts: &[Act], heard: &[Heard], rows: &mut [Value]) {
+    let told = |row: &Value| {
+        let act = act_of(node, acts, heard, row);
+        matches!(&heard[act], Heard::Refused(why) if why.contains("could not be read back"))
+    };
+    let here = |row: &&mut Value| row["state"] == "diverged" && row["actor"]["kind"] != "turnback" && told(row);
+    let Some(row) = rows.iter_mut().find(here) else { return };
+    row["state"] = json!("settled");
+    let mut todo = vec![(row.clone(), true)];
+    while let Some((by, dead)) = todo.pop() {
+        for undone in by["undoes"].as_array().into_iter().flatten() {
+            let row = rows.iter_mut().find(|row| row["run"] == *undone).unwrap();
+            row["state"] = json!(if dead { "undone" } else { "settled" });
+            row["undone_by"] = if dead { by["run"].clone() } else { Value::Null };
+            todo.push((row.clone(), !dead));
+        }
+    }
+}
+
 /// World and journal agree with each other and with everything that was heard.
 pub fn fits(node: &Door, place: &Place, base: &World, acts: &[Act], heard: &[Heard]) {
-    let rows = node.rows();
+    let mut rows = node.rows();
+    read_back(node, acts, heard, &mut rows);
     let of_run: BTreeMap<&str, &Value> = rows.iter().map(|row| (word(row, "run"), row)).collect();
     let mut of_act: BTreeMap<usize, &Value> = BTreeMap::new();
-    for row in &rows {
+    // What was not read back is taken back by Turnback itself.
+    let own = |row: &Value| row["actor"]["kind"] == "turnback";
+    for row in rows.iter().filter(|row| !own(row)) {
         let act = act_of(node, acts, heard, row);
         assert!(of_act.insert(act, row).is_none(), "act {act} became two runs: {rows:?}");
         let known = ["settled", "undone", "refused", "abandoned", "parked", "rejected"];
         assert!(known.contains(&word(row, "state")), "left open: {row}");
-        if word(row, "state") == "refused" {
+        if word(row, "state") == "refused" && !matches!(heard[act], Heard::Refused(_)) {
             assert!(word(row, "summary").contains("nothing had happened"), "{row}");
         }
     }
@@ -220,6 +254,14 @@ pub fn fits(node: &Door, place: &Place, base: &World, acts: &[Act], heard: &[Hea
         let state = of_act.get(&n).map_or("", |row| word(row, "state"));
         match told {
             Heard::Nothing => {}
+            // Who does not know says so.
+            Heard::Refused(why) if why.contains("unknown") => {}
+            Heard::Refused(why) => {
+                let back = of_act.get(&n).and_then(|row| row["undone_by"].as_str()).is_some_and(|by| own(of_run[by]));
+                let told = why.contains("could not be read back");
+                let stands = ["settled", "undone"].contains(&state);
+                assert!(back || told || !stands, "act {n} was refused ({why}) and is `{state}`");
+            }
             Heard::Done(run) => {
                 assert_eq!(word(of_act[&n], "run"), run);
                 assert!(["settled", "undone"].contains(&state), "act {n} was done and is `{state}`");
@@ -269,4 +311,3 @@ pub fn fits(node: &Door, place: &Place, base: &World, acts: &[Act], heard: &[Hea
         assert!(happened, "left behind: {name:?} of {row:?}");
     }
 }
-

@@ -22,11 +22,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use common::script::{Heard, play};
-use common::{CONFIG, Place, World};
+use common::script::{Cut, Heard, play};
+use common::{CONFIG, Node, Place, World};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
-use turnback_faults::{Disguise, Disk, Op, Recorder, Recording, State, States, Tape, Traced};
+use turnback_faults::{Disguise, Disk, Injector, Op, Recorder, Recording, State, States, Tape, Traced};
 use worker::Task;
 
 /// What no disk keeps: SQLite's shared memory, which it makes anew after a crash; our log; the socket.
@@ -58,7 +58,8 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-/// Plays a script on the real binary and records it: half of it, an orderly stop, the rest, and a stop.
+/// Plays a script on the real binary and records it: half of it, an orderly stop, the rest, and a stop. Where
+/// it is killed in the rest, the recovery is recorded instead.
 fn record(name: &str) -> (Recording, World) {
     let place = Place::inside(&workshop(), CONFIG);
     let mode = if name.ends_with("wal") { "wal" } else { "delete" };
@@ -67,21 +68,50 @@ fn record(name: &str) -> (Recording, World) {
     let tape = Tape::begin(&place.path(""), IGNORED).unwrap();
     let acts = scripts::of(name);
     let (mut heard, mut token) = (Vec::new(), None);
-    for until in [acts.len() / 2, acts.len()] {
-        let judge = Recorder::new(tape.clone(), IGNORED, ());
-        let node = place.start_judged(judge).unwrap_or_else(|ended| panic!("{ended:?}"));
-        if token.is_none() {
-            token = Some(node.register().unwrap());
-            tape.heard(json!({ "registered": true }));
-        }
-        let told = |act: usize, heard: &Heard| match heard {
-            Heard::Nothing => tape.mark(json!({ "act": act, "heard": heard })),
-            _ => tape.heard(json!({ "act": act, "heard": heard })),
+    let told = |act: usize, heard: &Heard| match heard {
+        Heard::Nothing => tape.mark(json!({ "act": act, "heard": heard })),
+        _ => tape.heard(json!({ "act": act, "heard": heard })),
+    };
+    let start = |kill: Option<Injector>| {
+        let started = match kill {
+            Some(kill) => place.start_judged(Recorder::new(tape.clone(), IGNORED, kill)),
+            None => place.start_judged(Recorder::new(tape.clone(), IGNORED, ())),
         };
-        play(&node, &acts[..until], &mut heard, &mut token, &told).unwrap();
+        started.unwrap_or_else(|ended| panic!("{ended:?}"))
+    };
+    let stop = |node: Node| {
         let note = node.told(&json!({ "op": "checkpoint" }), "checkpoint");
         tape.heard(json!({ "checkpoint": note }));
         node.stop_in_order();
+    };
+    let kill = scripts::kill(name);
+    // Which call it is counts from the start of the node, so a killed one plays all of it.
+    let half = if kill.is_some() { 0 } else { acts.len() / 2 };
+    if half > 0 {
+        let node = start(None);
+        token = Some(node.register().unwrap());
+        tape.heard(json!({ "registered": true }));
+        play(&node, &acts[..half], &mut heard, &mut token, &told).unwrap();
+        stop(node);
+    }
+    let struck = kill.as_ref().map(|kill| kill.struck.clone());
+    let node = start(kill);
+    if token.is_none() {
+        token = Some(node.register().unwrap());
+        tape.heard(json!({ "registered": true }));
+    }
+    let played = play(&node, &acts, &mut heard, &mut token, &told);
+    match struck {
+        None => {
+            played.unwrap();
+            stop(node);
+        }
+        Some(struck) => {
+            assert!(matches!(played, Err(Cut::Dead(_))) && struck.at().is_some(), "not killed: {played:?}");
+            assert_eq!(heard.len(), acts.len(), "killed in another act than the last");
+            node.ended();
+            stop(start(None));
+        }
     }
     let recording = tape.recording();
     assert_eq!(recording.unfit, Vec::<String>::new(), "the disk model does not understand this");
@@ -174,9 +204,17 @@ type Syncs = fn(&Path, bool) -> bool;
 /// Controls: which syncs are swallowed, and in which scripts that must be found.
 const CONTROLS: &[(&str, Syncs, &[&str])] = &[
     ("every sync", |_, _| true, &["rows", "files", "questions"]),
-    ("the syncs of the journal", |path, _| path.to_string_lossy().starts_with("state/journal.db"), &["rows", "files", "questions"]),
+    (
+        "the syncs of the journal",
+        |path, _| path.to_string_lossy().starts_with("state/journal.db"),
+        &["rows", "files", "questions"],
+    ),
     ("the syncs of directories", |_, directory| directory, &["rows", "files", "questions"]),
-    ("the syncs of files and slots", |path, _| path.starts_with("work") || path.starts_with("state/vault/slots"), &["files", "questions"]),
+    (
+        "the syncs of files and slots",
+        |path, _| path.starts_with("work") || path.starts_with("state/vault/slots"),
+        &["files", "questions"],
+    ),
     ("the syncs of the database", |path, _| path.to_string_lossy().starts_with("shop.db"), &["rows", "questions"]),
 ];
 
@@ -286,7 +324,9 @@ fn survives(name: &str) -> Result<(), String> {
         let states = States::of(&without, seed, promises).beyond(&disk);
         let looked = look(&mut reopener, &recording, &without, &mut task, states, 1, 2_000);
         match looked.wrong.first() {
-            Some((state, found)) => println!("  without {control}: {} states, then {state}: {}", looked.states, found.replace('\n', " ")),
+            Some((state, found)) => {
+                println!("  without {control}: {} states, then {state}: {}", looked.states, found.replace('\n', " "))
+            }
             None => wrong.push_str(&format!("without {control} nothing is wrong in {} states\n", looked.states)),
         }
     }
