@@ -1,20 +1,41 @@
 //! A judge that strikes once.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::call::{Call, Kind};
 use crate::tracer::{Judge, Verdict};
 
 /// What was struck, for whoever waits for it.
 #[derive(Clone, Debug, Default)]
-pub struct Struck(Arc<Mutex<Option<PathBuf>>>);
+pub struct Struck(Arc<Mutex<Hit>>);
+
+#[derive(Debug, Default)]
+struct Hit {
+    held: bool,
+    at: Option<PathBuf>,
+}
 
 impl Struck {
+    /// Nothing is counted before [`Struck::now`].
+    #[must_use]
+    pub fn later() -> Self {
+        Self(Arc::new(Mutex::new(Hit { held: true, at: None })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on calls are counted.
+    pub fn now(&self) {
+        self.lock().held = false;
+    }
+
     /// The file of the call that was struck, once one was.
     #[must_use]
     pub fn at(&self) -> Option<PathBuf> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().at.clone()
     }
 }
 
@@ -38,15 +59,15 @@ impl Judge for Injector {
         if call.kind() != self.kind || !(self.counts)(call) || (short && !call.can_be_short()) {
             return Verdict::Pass;
         }
-        let mut struck = self.struck.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if struck.is_some() {
+        let mut hit = self.struck.lock();
+        if hit.held || hit.at.is_some() {
             return Verdict::Pass;
         }
         if self.nth > 0 {
             self.nth -= 1;
             return Verdict::Pass;
         }
-        *struck = Some(call.path().to_owned());
+        hit.at = Some(call.path().to_owned());
         self.verdict
     }
 }

@@ -28,18 +28,18 @@ pub(crate) fn of(name: &str) -> Vec<Act> {
     }
 }
 
-/// Where the node is killed in it, as by `kill -9`: the recording then goes on with the recovery.
+/// Where the node is killed in the last act, as by `kill -9`: the recording then goes on with the recovery.
 pub(crate) fn kill(name: &str) -> Option<Injector> {
     let of_files = |call: &Call| call.path().to_string_lossy().contains("work");
     let of_rows = |call: &Call| call.path().ends_with("shop.db");
-    let (kind, counts, nth): (_, fn(&Call) -> bool, _) = match name {
+    let (kind, counts): (_, fn(&Call) -> bool) = match name {
         // Between the first and the second step of the undo of three runs.
-        "files_killed_wal" => (Kind::Name, of_files, 10),
-        // Half way through the pages of the undo of two runs.
-        "rows_killed_delete" => (Kind::Write, of_rows, 14),
+        "files_killed_wal" => (Kind::Name, of_files),
+        // Between the first and the second page of the undo of two runs.
+        "rows_killed_delete" => (Kind::Write, of_rows),
         _ => return None,
     };
-    Some(Injector { kind, counts, nth, verdict: Verdict::Kill, struck: Struck::default() })
+    Some(Injector { kind, counts, nth: 1, verdict: Verdict::Kill, struck: Struck::later() })
 }
 
 /// A pre-image too large for the journal lies in the vault.
