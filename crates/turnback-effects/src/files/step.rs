@@ -247,8 +247,10 @@ impl Step {
         let mut model = Model::new(world, Limits::none())?;
         let moved = |why: &str| Refusal::new(Code::Moved, why.to_owned()).at(self.act.place().place());
         let ours = |id: Option<String>| id.is_some() && id == self.after.as_ref().map(|o| o.id.clone());
-        let in_hand = ours(ends.at_place());
+        // In this order: who writes between the two looks is then out of hand too, and not taken for a
+        // directory that was moved – taking back would put what they wrote into the slot.
         let in_sight = ours(model.stat(&self.act.place())?.map(|s| s.id()));
+        let in_hand = ours(ends.at_place());
         let came_out = match &self.act {
             Act::Chmod { .. } => return Ok(Verdict::Done),
             Act::Install { .. } => None,
