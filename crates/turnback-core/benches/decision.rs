@@ -109,6 +109,7 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
     let facts = |measured| Facts {
         contract: &contract,
         now: Timestamp::UNIX_EPOCH,
+        wall: None,
         agent: Some(&agent),
         controls: &controls,
         mode: Mode::Enforce,

@@ -20,6 +20,15 @@ impl Sha256 {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    /// The hash of parts as one text, without anything between them.
+    pub fn of_joined<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hasher = sha2::Sha256::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(hasher.finalize().into())
+    }
+
     /// The hash of several parts under a purpose.
     ///
     /// Every part is preceded by its length, so no two different lists of parts meet in one hash, and

@@ -127,6 +127,7 @@ pub(crate) struct World {
     pub(crate) approved: bool,
     pub(crate) measurement: Option<Measurement>,
     pub(crate) now: Timestamp,
+    pub(crate) wall: Option<Timestamp>,
 }
 
 impl World {
@@ -144,6 +145,7 @@ impl World {
             approved: false,
             measurement: None,
             now: at(0),
+            wall: None,
         }
     }
 
@@ -151,6 +153,7 @@ impl World {
         Facts {
             contract: &self.contract,
             now: self.now,
+            wall: self.wall,
             agent: self.agent.as_ref(),
             controls: &self.controls,
             mode: self.mode,
@@ -176,6 +179,7 @@ pub(crate) fn measure_only(phase: Phase) -> Decision {
 pub(crate) fn circumstances() -> Box<crate::gates::Circumstances> {
     Box::new(crate::gates::Circumstances {
         now: at(0),
+        wall: None,
         agent: None,
         controls: Controls::default(),
         mode: Mode::Enforce,

@@ -19,21 +19,33 @@ use crate::run::Event;
 /// Version of the record format.
 pub const VERSION: u32 = 1;
 
-/// One leaf of the log.
+/// One leaf of the log. Its fields stand in the order of their names, so that writing it is writing its
+/// canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Format version.
-    pub v: u32,
     /// When it was appended, by the node's clock. The order of records is their sequence, not this.
     pub at: Timestamp,
     /// What happened: `run.intended`, `agent.added`, ...
     pub kind: String,
-    /// The run concerned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<RunId>,
     /// Salted hash of the payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Sha256>,
+    /// The run concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// Format version.
+    pub v: u32,
+}
+
+impl Record {
+    /// The bytes that are the leaf: canonical JSON (RFC 8785).
+    ///
+    /// # Errors
+    /// Only when a value inside cannot be written as JSON, which none of these can.
+    pub fn canonical(&self) -> Result<Vec<u8>, serde_json::Error> {
+        // Words, identities, hashes and a small number: nothing JCS writes in another way than serde does.
+        serde_json::to_vec(self)
+    }
 }
 
 /// What a record is about: serialised, this is the payload.
@@ -228,4 +240,28 @@ pub fn encode(body: &Body) -> Result<Vec<u8>, serde_json::Error> {
 pub fn decode(bytes: &[u8]) -> Result<Body, serde_json::Error> {
     let value: Value = serde_json::from_slice(bytes)?;
     serde_json::from_value(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{at, run_id};
+
+    #[test]
+    fn a_record_is_written_in_canonical_form() {
+        let kinds = [Body::Closed.kind(), "run.intended".to_owned(), "with \"quotes\" and \u{e9}".to_owned()];
+        for kind in kinds {
+            for full in [true, false] {
+                let record = Record {
+                    at: at(7),
+                    kind: kind.clone(),
+                    payload: full.then(|| Sha256::of(b"x")),
+                    run: full.then(|| run_id(3)),
+                    v: VERSION,
+                };
+                let value = serde_json::to_value(&record).unwrap();
+                assert_eq!(record.canonical().unwrap(), crate::json::canonical(&value));
+            }
+        }
+    }
 }

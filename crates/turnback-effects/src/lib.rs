@@ -246,9 +246,22 @@ pub trait Domain: Send + Sync {
         artifacts: &dyn Artifacts,
     ) -> Result<Vec<turnback_core::effect::Touch>, Refusal>;
 
-    /// Removes staged leftovers of runs that are not in `alive`. Called once at start-up.
+    /// Removes staged leftovers: of runs that came to nothing, and of runs nobody heard of unless a commit
+    /// of them was begun – then the journal is older than this domain's work, and what lies there may be
+    /// the only copy of something. Called at start-up, while nothing is staged.
     ///
     /// # Errors
     /// A [`Refusal`] when the staging area cannot be cleaned.
-    fn sweep(&self, alive: &dyn Fn(RunId) -> bool) -> Result<(), Refusal>;
+    fn sweep(&self, fate: &dyn Fn(RunId) -> Fate) -> Result<(), Refusal>;
+}
+
+/// What the journal says of a run whose leftovers are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It has an effect, or may have.
+    Alive,
+    /// It is known to have none.
+    Nothing,
+    /// No record of it.
+    Unheard,
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{Outcome, Standing};
 use turnback_effects::files::Files;
-use turnback_effects::{Bounds, Domain, UndoRefused, Undone};
+use turnback_effects::{Bounds, Domain, Fate, UndoRefused, Undone};
 
 /// A folder, slots beside it, and something outside.
 struct Folder {
@@ -783,7 +783,10 @@ fn sweeping_spares_the_living_and_the_foreign() {
     let stale = new_run();
     std::mem::forget(stage(&domain, stale, &delete("d")).unwrap().held);
     assert!(world.slots().join(stale.to_string()).exists());
-    domain.sweep(&|r| r == run.run).unwrap();
+    domain.sweep(&|r| if r == run.run { Fate::Alive } else { Fate::Unheard }).unwrap();
+    assert!(!world.slots().join(stale.to_string()).exists());
+    // Without its record it is kept all the same: what it replaced is nowhere else.
+    domain.sweep(&|_| Fate::Unheard).unwrap();
     assert!(!world.slots().join(stale.to_string()).exists());
     assert!(world.slots().join("somebody-else").exists());
     undo(&domain, &blobs, &[run]);

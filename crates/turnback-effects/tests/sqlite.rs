@@ -569,6 +569,75 @@ fn files_that_are_not_the_database_are_refused() {
     assert_eq!(refusal.code, Code::Moved, "another inode under the same name: {refusal}");
 }
 
+/// One instance keeps its connections open; everything others do in between must count.
+#[test]
+fn what_others_do_between_two_actions_counts() {
+    let (db, blobs) = (Db::new(SHOP), Blobs::default());
+    let domain = db.domain();
+    let rows = |sql: &str| laws::read(&domain, &call("query", json!({ "sql": sql }))).unwrap().reply["rows"].clone();
+    let raise = execute("UPDATE customers SET credit = credit + 1 WHERE id = 1");
+    let first = done(&domain, &blobs, &raise);
+    assert_eq!(rows("SELECT credit FROM customers WHERE id = 1"), json!([[6.0]]));
+
+    // Rows.
+    db.human("UPDATE customers SET credit = 20 WHERE id = 1");
+    assert_eq!(rows("SELECT credit FROM customers WHERE id = 1"), json!([[20.0]]));
+    assert_eq!(conflicts(&domain, &blobs, &[first])[0].place, "customers 1");
+    let second = done(&domain, &blobs, &raise);
+    assert_eq!(rows("SELECT credit FROM customers WHERE id = 1"), json!([[21.0]]));
+
+    // The schema: what a new trigger does is measured, a new column is no secret, a lost table is gone.
+    db.human("CREATE TRIGGER more AFTER UPDATE ON customers BEGIN DELETE FROM lines WHERE item = 'cup'; END");
+    let staged = stage(&domain, new_run(), &raise).unwrap();
+    assert_eq!((staged.effect.blast.rows["lines"].deleted, staged.plan.level()), (1, Level::Proved));
+    drop(staged);
+    db.human("DROP TRIGGER more; ALTER TABLE customers ADD COLUMN phone TEXT; DROP TABLE lines");
+    assert!(laws::conflicts(&domain, &blobs, &[second])[0].why.contains("new column since: phone"));
+    let third = done(&domain, &blobs, &execute("UPDATE customers SET phone = '1' WHERE id = 1"));
+    assert_eq!(rows("SELECT phone FROM customers WHERE id = 1"), json!([["1"]]));
+    let gone = stage(&domain, new_run(), &execute("DELETE FROM lines")).err().unwrap();
+    assert_eq!(gone.code, Code::BadInput, "{gone}");
+    undo(&domain, &blobs, &[third]);
+}
+
+#[test]
+fn a_backup_restored_between_two_actions_counts() {
+    for mode in ["WAL", "DELETE"] {
+        let (db, blobs) = (Db::new(&format!("PRAGMA journal_mode = {mode}; {SHOP}")), Blobs::default());
+        let before = db.look();
+        let backup = std::fs::read(db.path()).unwrap();
+        let domain = db.domain();
+        let run = done(&domain, &blobs, &execute("DELETE FROM customers"));
+        assert_eq!(domain.probe(run.run, &run.measurement), Standing::After);
+        // Restored as it should be: the log is folded in first, the file keeps its identity.
+        db.human("PRAGMA wal_checkpoint(TRUNCATE)");
+        std::fs::write(db.path(), &backup).unwrap();
+        assert_eq!(domain.probe(run.run, &run.measurement), Standing::Before, "{mode}");
+        assert!(!domain.observe(run.run, &run.measurement, &blobs).unwrap().holds(), "{mode}");
+        let again = done(&domain, &blobs, &execute("DELETE FROM customers"));
+        undo(&domain, &blobs, &[again]);
+        assert_eq!(db.look(), before, "{mode}");
+    }
+}
+
+#[test]
+fn an_action_learns_nothing_of_the_one_before() {
+    let (db, blobs) = (Db::new(SHOP), Blobs::default());
+    let domain = db.domain();
+    db.human("CREATE TABLE seen (id INTEGER PRIMARY KEY, n); CREATE TABLE via (n); CREATE TRIGGER v AFTER INSERT ON via BEGIN UPDATE via SET n = changes(); END");
+    for sql in [
+        "INSERT INTO seen (n) VALUES (last_insert_rowid())",
+        "INSERT INTO seen (n) SELECT total_changes()",
+        "INSERT INTO seen (n) SELECT changes()",
+        "INSERT INTO via VALUES (1)",
+    ] {
+        let fresh = stage(&db.domain(), new_run(), &execute(sql)).unwrap().effect;
+        done(&domain, &blobs, &execute("INSERT INTO customers (id, name) SELECT max(id) + 1, 'Gil' FROM customers"));
+        let kept = stage(&domain, new_run(), &execute(sql)).unwrap().effect;
+        assert_eq!(kept.digest, fresh.digest, "{sql}");
+    }
+}
+
 #[test]
 fn one_staging_at_a_time_and_a_lock_is_not_waited_for_forever() {
     let db = Db::new(SHOP);

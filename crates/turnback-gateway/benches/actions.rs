@@ -5,7 +5,8 @@
 //! 2. One changed row, and 80,000, beside the same statement on a connection of one's own.
 //! 3. A tree of 5,000 files deleted and brought back.
 //!
-//! `cargo bench -p turnback-gateway --bench actions`
+//! `cargo bench -p turnback-gateway --bench actions`; `-- "read a file"` takes only the actions whose names
+//! contain that, and leaves out the rest.
 
 mod support;
 
@@ -25,9 +26,13 @@ const TURN: Duration = Duration::from_millis(700);
 const RESOURCES: usize = 16;
 
 fn main() {
-    support::run(async {
+    let wanted = support::wanted();
+    support::run(async move {
         heading("Durable governed actions beside bare appends of the same bytes")?;
-        callers().await?;
+        callers(wanted.as_deref()).await?;
+        if wanted.is_some() {
+            return Ok(());
+        }
         heading("One row and 80,000 rows, governed and proved, beside bare")?;
         rows().await?;
         heading("A tree of 5,000 files, deleted and restored through the runtime")?;
@@ -47,11 +52,14 @@ const KINDS: [Kind; 6] = [
     ("update a row, 16 databases", |c| format!("d{}__execute", c % RESOURCES), |_, n| support::update(n)),
 ];
 
-async fn callers() -> Outcome {
+async fn callers(wanted: Option<&str>) -> Outcome {
     let place = Place::new(RESOURCES, "wal")?;
     let side = tempfile::tempdir()?;
     let mut rows = Vec::new();
     for (index, (name, tool, arguments)) in KINDS.into_iter().enumerate() {
+        if wanted.is_some_and(|wanted| !name.contains(wanted)) {
+            continue;
+        }
         let sample = Arc::new(place.sample(&tool(0), arguments(0, index as u64)).await?);
         let node = place.start().await?;
         let journal = Journal::open(&side.path().join(format!("state{index}")), Options::default())?.journal;

@@ -4,7 +4,7 @@
 //! Client and server share the process and its two cores, so every figure holds the client's work too;
 //! it is the same for both doors.
 //!
-//! `cargo bench -p turnback-gateway --bench door`
+//! `cargo bench -p turnback-gateway --bench door`; `-- "read a file"` takes only that tool.
 
 mod support;
 
@@ -31,7 +31,8 @@ const ROUNDS: usize = 3;
 const TURN: Duration = Duration::from_secs(1);
 
 fn main() {
-    support::run(async {
+    let wanted = support::wanted();
+    support::run(async move {
         heading("An MCP tools/call of a read")?;
         let place = Place::new(1, "wal")?;
         let node = place.start().await?;
@@ -46,6 +47,9 @@ fn main() {
             [("read a file", "w0__read_file", support::read_file()), ("read a row", "d0__query", support::query(1))];
         let mut rows = Vec::new();
         for (name, tool, arguments) in kinds {
+            if wanted.as_deref().is_some_and(|wanted| !name.contains(wanted)) {
+                continue;
+            }
             for callers in [1, 32] {
                 rows.push(beside(name, tool, &arguments, callers, &node, (governed, bare), &secret).await?);
             }

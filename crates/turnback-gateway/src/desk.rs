@@ -97,6 +97,11 @@ pub trait Desk: Send + Sync + 'static {
     /// disk: a stranger must not be able to make the node slow.
     fn turned(&self, door: &'static str, actor: Option<Actor>, refusal: &Refusal);
 
+    /// The node's time.
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
     /// What a person who followed a [`Pending::url`] is shown: a plain-text page without any means to
     /// answer. `None` when there is no such question.
     fn question_page(&self, approval: &str) -> Option<String>;

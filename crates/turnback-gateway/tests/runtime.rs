@@ -372,6 +372,26 @@ async fn a_lost_journal_does_not_take_the_pre_images_along() {
 }
 
 #[tokio::test]
+async fn a_journal_restored_from_an_old_copy_does_not_take_later_pre_images_along() {
+    let place = Place::new();
+    let node = place.start().await;
+    node.stop().await;
+    let beside = ["journal.db", "checkpoint"];
+    for file in beside {
+        std::fs::copy(place.path("state").join(file), place.path(file)).unwrap();
+    }
+    let node = place.start().await;
+    done(node.call("work__delete", json!({ "path": "a.txt" })).await);
+    node.stop().await;
+    for file in beside {
+        std::fs::copy(place.path(file), place.path("state").join(file)).unwrap();
+    }
+    place.start().await.stop().await;
+    let kept = support::tree(&place.path("state/vault/slots"));
+    assert!(kept.iter().any(|(_, content)| content.as_deref() == Some(b"one\n")), "{kept:?}");
+}
+
+#[tokio::test]
 async fn an_http_probe_decides_whether_a_write_stays() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -71,6 +71,12 @@ pub enum JournalError {
         /// What does not fit.
         what: String,
     },
+    /// Something people query is not what was written for them.
+    #[error("{what}")]
+    Damaged {
+        /// The table and the entry.
+        what: String,
+    },
     /// Reading or preparing failed.
     #[error("{doing}: {why}")]
     Storage {
@@ -89,7 +95,7 @@ impl JournalError {
     ) -> Self {
         JournalError::Unfit {
             place: turnback_core::text::visible(&place.as_ref().display().to_string()),
-            message: message.into(),
+            message: turnback_core::text::visible(&message.into()),
             next: next.into(),
         }
     }
@@ -97,7 +103,8 @@ impl JournalError {
 
 /// Names what was being done when the storage failed.
 pub(crate) fn storage<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> JournalError {
-    move |e| JournalError::Storage { doing, why: e.to_string() }
+    // SQLite repeats what it found in a damaged file.
+    move |e| JournalError::Storage { doing, why: turnback_core::text::visible(&e.to_string()) }
 }
 
 impl From<JournalError> for Refusal {
@@ -117,7 +124,9 @@ impl From<JournalError> for Refusal {
             JournalError::Vault { place, why, full } => {
                 Refusal::new(if full { Code::DiskFull } else { Code::Failed }, why).at(place)
             }
-            JournalError::Altered { .. } => Refusal::new(Code::Failed, message).next("turnback verify"),
+            JournalError::Altered { .. } | JournalError::Damaged { .. } => {
+                Refusal::new(Code::Failed, message).next("turnback verify")
+            }
             JournalError::Storage { .. } => Refusal::new(Code::Failed, message)
                 .next("see that its file system works, has room and can be written to, then start again"),
             JournalError::BadBatch { .. } => Refusal::new(Code::Failed, message),

@@ -19,7 +19,7 @@
 //! process there, `return(error)` fails there like a sync.
 //!
 //! Rooms: `state` (directory, lock) · `sqlite` (tables) · `store` (the writer) · `query` (reading) ·
-//! `tlog` (tree, checkpoints) · `verify` · `vault` (blobs).
+//! `tlog` (tree, checkpoints) · `verify` · `witness` (what is missing from the write-ahead log) · `vault` (blobs).
 
 mod error;
 mod query;
@@ -29,7 +29,9 @@ mod store;
 mod tlog;
 mod vault;
 mod verify;
+mod witness;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -38,7 +40,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 use turnback_core::digest::Sha256;
-use turnback_core::json;
 use turnback_core::names::RunId;
 use turnback_core::record::{self, Body, Record, Row};
 
@@ -50,7 +51,7 @@ pub use crate::verify::{Misfit, Report, VerifyError, verify};
 
 use crate::error::storage;
 use crate::query::Readers;
-use crate::sqlite::{Change, Leaf};
+use crate::sqlite::{Change, Leaf, SALT};
 use crate::store::{Job, Prepared, Shared, Writer};
 
 /// One record to append, and the projections that follow from it.
@@ -118,6 +119,8 @@ pub struct Options {
     pub queue: usize,
     /// Bytes that may wait for the writer. One batch may be larger when nothing else waits. Default 64 MiB.
     pub queue_bytes: usize,
+    /// How long a batch nobody waits for ([`Journal::append_behind`]) may wait for company. Default 5 ms.
+    pub linger: Duration,
     /// Largest size of the journal in pages of 4 KiB; the write that would exceed it fails like one on a
     /// full disk. Default: SQLite's own limit, 16 TiB.
     pub max_pages: Option<u32>,
@@ -125,7 +128,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checkpoint_every: Duration::from_secs(60), queue: 4_096, queue_bytes: 64 * 1024 * 1024, max_pages: None }
+        Self {
+            checkpoint_every: Duration::from_secs(60),
+            queue: 4_096,
+            queue_bytes: 64 * 1024 * 1024,
+            linger: Duration::from_millis(5),
+            max_pages: None,
+        }
     }
 }
 
@@ -171,10 +180,12 @@ impl Journal {
     pub fn open(dir: &Path, options: Options) -> Result<Opened, JournalError> {
         let lock = state::hold(dir)?;
         let dir: Arc<Path> = dir.canonicalize().map_err(storage("opening the state directory"))?.into();
+        // Before SQLite looks: what it recovers is all there is from then on.
+        witness::heard(&state::database(&dir))?;
         let opened = sqlite::open(&dir, &options)?;
         let fresh = opened.fresh;
         let verifier = opened.key.verifier().to_owned();
-        let shared = Arc::new(Shared::new(opened.tree.size(), options.queue, options.queue_bytes));
+        let shared = Arc::new(Shared::new(opened.tree.size(), &options));
         let writer = Writer {
             shared: shared.clone(),
             dir: dir.clone(),
@@ -209,6 +220,22 @@ impl Journal {
         }
     }
 
+    /// [`Journal::append`] of something nobody waits for: recorded in the same order, with the next group
+    /// somebody waits for or after [`Options::linger`], so that it costs no sync of its own. `done` hears
+    /// it then.
+    pub fn append_behind(&self, batch: Batch, done: impl FnOnce(Result<Vec<u64>, JournalError>) + Send + 'static) {
+        match self.prepare(batch) {
+            Ok(batch) => self.inner.shared.push_behind(Job::Append { batch, done: Box::new(done) }),
+            Err(why) => done(Err(why)),
+        }
+    }
+
+    /// Calls `done` once everything appended before, by whoever, is durable or refused; what lingers is
+    /// written now. On the writer's thread, or at once when the journal takes nothing any more.
+    pub fn settled(&self, done: impl FnOnce() + Send + 'static) {
+        self.inner.shared.push(Job::Settled { done: Box::new(done) });
+    }
+
     /// [`Journal::append`], waiting until it is durable. Not for the writer's thread.
     ///
     /// # Errors
@@ -240,10 +267,10 @@ impl Journal {
         let bad = |e: serde_json::Error| JournalError::BadBatch { why: e.to_string() };
         let mut leaves = Vec::with_capacity(batch.entries.len());
         let mut bytes = 0;
-        for entry in batch.entries {
+        let mut salts = vec![[0; SALT]; batch.entries.len()];
+        getrandom::fill(salts.as_flattened_mut()).map_err(storage("drawing salts"))?;
+        for (entry, salt) in batch.entries.into_iter().zip(salts) {
             let payload = record::encode(&entry.body).map_err(bad)?;
-            let mut salt = [0; 16];
-            getrandom::fill(&mut salt).map_err(storage("drawing a salt"))?;
             let record = Record {
                 v: record::VERSION,
                 at: entry.at,
@@ -251,7 +278,7 @@ impl Journal {
                 run: entry.body.run(),
                 payload: Some(query::salted(&salt, &payload)),
             };
-            let body = json::canonical(&serde_json::to_value(&record).map_err(bad)?);
+            let body = record.canonical().map_err(bad)?;
             let changes = entry.project.into_iter().map(ready).collect::<Result<Vec<_>, _>>().map_err(bad)?;
             bytes += body.len() + payload.len() + changes.iter().map(size).sum::<usize>();
             let hash = tlog_tiles::record_hash(&body);
@@ -308,6 +335,16 @@ impl Journal {
     /// [`JournalError::Storage`].
     pub fn row(&self, run: RunId) -> Result<Option<Row>, JournalError> {
         self.inner.readers.row(run)
+    }
+
+    /// Every run that is set as committed: from its intent on, for as long as its effect is not known to be
+    /// absent. Read from an index, which no sum protects: whoever removes something because a run is missing
+    /// here asks [`Journal::row`] first.
+    ///
+    /// # Errors
+    /// [`JournalError::Storage`].
+    pub fn runs_with_effect(&self) -> Result<HashSet<RunId>, JournalError> {
+        self.inner.readers.runs_with_effect()
     }
 
     /// Runs a person may mean: `r_` or nothing and the last digits of a run, or `ap_` and those of a
@@ -395,8 +432,14 @@ impl Drop for Inner {
 
 fn ready(projection: Projection) -> Result<Change, serde_json::Error> {
     Ok(match projection {
-        Projection::Run(row) => Change::Run { json: serde_json::to_string(&row)?, row },
-        Projection::Put { table, key, value } => Change::Put { table, key, json: serde_json::to_string(&value)? },
+        Projection::Run(row) => {
+            let json = serde_json::to_string(&row)?;
+            Change::Run { sum: sqlite::sum(row.run.uuid().as_bytes(), &json), json, row }
+        }
+        Projection::Put { table, key, value } => {
+            let json = serde_json::to_string(&value)?;
+            Change::Put { sum: sqlite::sum(key.as_bytes(), &json), table, key, json }
+        }
         Projection::Delete { table, key } => Change::Delete { table, key },
     })
 }

@@ -3,6 +3,7 @@
 //! Every read has its own connection, so reading never waits for the writer and sees whole
 //! transactions only. Nothing here writes.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,14 +16,15 @@ use tlog_tiles::{record_hash, stored_hash_index};
 use turnback_core::digest::Sha256;
 use turnback_core::names::{AgentName, ApprovalId, RunId};
 use turnback_core::record::{self, Body, Record, Row};
+use turnback_core::text::visible;
 use uuid::Uuid;
 
 use crate::Table;
 use crate::error::{JournalError, storage};
-use crate::sqlite::{hash_at, signed, table_name};
+use crate::sqlite::{hash_at, signed, sum, table_name, tails};
 
 /// Connections kept open for the next reader. More may be in use at once.
-const IDLE: usize = 8;
+const IDLE: usize = 4;
 
 /// Fewest digits of an identity that are looked for.
 const FEWEST_DIGITS: usize = 4;
@@ -32,7 +34,7 @@ const FEWEST_DIGITS: usize = 4;
 pub struct RowFilter {
     /// Proposed by this agent.
     pub agent: Option<AgentName>,
-    /// On this resource.
+    /// On this resource. Narrows a time; alone it looks at every run.
     pub resource: Option<String>,
     /// In this state, by its word.
     pub state: Option<String>,
@@ -40,6 +42,8 @@ pub struct RowFilter {
     pub open: bool,
     /// Committed at this time or later, to the microsecond.
     pub committed_since: Option<Timestamp>,
+    /// With a record of this number or a later one.
+    pub recorded_since: Option<u64>,
     /// With this action digest.
     pub action: Option<Sha256>,
     /// Not over, or over with a caller who has still to hear it.
@@ -70,6 +74,8 @@ pub(crate) fn open_readonly(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     connection.pragma_update(None, "cell_size_check", "ON")?;
+    // Pages are found again in the system's cache; ours, times the readers kept, would grow with the journal.
+    connection.pragma_update(None, "cache_size", -256)?;
     Ok(connection)
 }
 
@@ -116,7 +122,7 @@ impl Readers {
         found
             .into_iter()
             .map(|(seq, hash, leaf, salt, body)| {
-                let altered = |what: &str| JournalError::Altered { seq, what: what.to_owned() };
+                let altered = |what: &str| JournalError::Altered { seq, what: visible(what) };
                 if hash != Some(record_hash(&leaf)) {
                     return Err(altered("it is not what was recorded"));
                 }
@@ -146,58 +152,84 @@ impl Readers {
         if digits.len() < FEWEST_DIGITS || digits.len() > 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Ok(Vec::new());
         }
-        let from: String = digits.chars().rev().collect();
-        // `g` sorts after every hexadecimal digit.
-        let to = format!("{from}g");
+        let Some((from, to)) = tails(digits) else { return Ok(Vec::new()) };
+        // The tail narrows; all digits decide.
         let sql = if in_questions {
-            "SELECT row FROM runs WHERE run IN (SELECT run FROM questions WHERE tail >= ?1 AND tail < ?2) ORDER BY id DESC"
+            "SELECT run, row, sum FROM runs WHERE run IN (SELECT run FROM questions WHERE tail >= ?1 AND tail < ?2
+               AND substr(lower(hex(question)), -length(?3)) = ?3) ORDER BY id DESC"
         } else {
-            "SELECT row FROM runs WHERE tail >= ?1 AND tail < ?2 ORDER BY id DESC"
+            "SELECT run, row, sum FROM runs WHERE tail >= ?1 AND tail < ?2 AND substr(lower(hex(run)), -length(?3)) = ?3
+             ORDER BY id DESC"
         };
-        self.read_rows(sql, vec![Sql::Text(from), Sql::Text(to)])
+        self.read_rows(sql, vec![Sql::Integer(from), Sql::Integer(to), Sql::Text(digits.to_owned())])
     }
 
     pub(crate) fn row(&self, run: RunId) -> Result<Option<Row>, JournalError> {
-        Ok(self.read_rows("SELECT row FROM runs WHERE run = ?1", vec![blob(run.uuid())])?.pop())
+        Ok(self.read_rows("SELECT run, row, sum FROM runs WHERE run = ?1", vec![blob(run.uuid())])?.pop())
+    }
+
+    pub(crate) fn runs_with_effect(&self) -> Result<HashSet<RunId>, JournalError> {
+        self.with(|c| {
+            c.prepare_cached(WITH_EFFECT)?
+                .query_map([], |row| row.get::<_, [u8; 16]>(0).map(|run| RunId::new(Uuid::from_bytes(run))))?
+                .collect()
+        })
     }
 
     fn read_rows(&self, sql: &str, values: Vec<Sql>) -> Result<Vec<Row>, JournalError> {
         let texts = self.with(|c| {
             c.prepare_cached(sql)?
-                .query_map(params_from_iter(values), |row| row.get::<_, String>(0))?
-                .collect::<rusqlite::Result<Vec<_>>>()
+                .query_map(params_from_iter(values), |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get(2)?)))?
+                .collect::<rusqlite::Result<Vec<(Vec<u8>, String, Vec<u8>)>>>()
         })?;
-        texts.iter().map(|text| serde_json::from_str(text).map_err(storage("reading the list of runs"))).collect()
+        texts.iter().map(|(run, text, sum)| written("the list of runs", run, text, sum)).collect()
     }
 
     pub(crate) fn table(&self, table: Table) -> Result<Vec<(String, Value)>, JournalError> {
         let name = table_name(table);
         let found = self.with(|c| {
-            c.prepare_cached(&format!("SELECT key, value FROM {name} ORDER BY key"))?
-                .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?
-                .collect::<rusqlite::Result<Vec<_>>>()
+            c.prepare_cached(&format!("SELECT key, value, sum FROM {name} ORDER BY key"))?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect::<rusqlite::Result<Vec<(String, String, Vec<u8>)>>>()
         })?;
         found
             .into_iter()
-            .map(|(key, text)| Ok((key, serde_json::from_str(&text).map_err(storage("reading a table"))?)))
+            .map(|(key, text, sum)| written(name, key.as_bytes(), &text, &sum).map(|value| (key, value)))
             .collect()
     }
 
     pub(crate) fn get(&self, table: Table, key: &str) -> Result<Option<Value>, JournalError> {
         let name = table_name(table);
         self.with(|c| {
-            c.prepare_cached(&format!("SELECT value FROM {name} WHERE key = ?1"))?
-                .query_row([key], |row| row.get::<_, String>(0))
+            c.prepare_cached(&format!("SELECT value, sum FROM {name} WHERE key = ?1"))?
+                .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()
         })?
-        .map(|text| serde_json::from_str(&text).map_err(storage("reading a table")))
+        .map(|(text, sum): (String, Vec<u8>)| written(name, key.as_bytes(), &text, &sum))
         .transpose()
     }
 }
 
+/// Reads a projected text that still is what was written.
+pub(crate) fn written<T: serde::de::DeserializeOwned>(
+    table: &str,
+    key: &[u8],
+    text: &str,
+    expected: &[u8],
+) -> Result<T, JournalError> {
+    if sum(key, text) != expected {
+        let key = std::str::from_utf8(key).map_or_else(|_| hex::encode(key), turnback_core::text::visible);
+        return Err(JournalError::Damaged { what: format!("entry `{key}` of {table} is not what was written") });
+    }
+    serde_json::from_str(text).map_err(storage("reading a projected table"))
+}
+
+/// Answered from an index alone.
+const WITH_EFFECT: &str = "SELECT run FROM runs WHERE committed IS NOT NULL";
+
 /// The statement for a list of runs. Its cost follows the runs listed, not the length of the journal.
 fn listing(filter: &RowFilter) -> (String, Vec<Sql>) {
-    let mut sql = String::from("SELECT row FROM runs WHERE 1");
+    let mut sql = String::from("SELECT run, row, sum FROM runs WHERE 1");
     let mut values: Vec<Sql> = Vec::new();
     let mut clause = |text: &str, value: Option<Sql>| {
         sql.push_str(" AND ");
@@ -206,14 +238,13 @@ fn listing(filter: &RowFilter) -> (String, Vec<Sql>) {
     };
     // A `+` keeps SQLite from choosing that column's index. Without statistics it would rather read every
     // run of a resource, or every run there is in the right order, than sort the few of a range.
-    let since = filter.committed_since.is_some();
+    let since = filter.committed_since.is_some() || filter.recorded_since.is_some();
     if let Some(agent) = &filter.agent {
         let text = if since { "+agent = ?" } else { "agent = ?" };
         clause(text, Some(Sql::Text(agent.as_str().to_owned())));
     }
     if let Some(resource) = &filter.resource {
-        let text = if since { "+resource = ?" } else { "resource = ?" };
-        clause(text, Some(Sql::Text(resource.clone())));
+        clause("resource = ?", Some(Sql::Text(resource.clone())));
     }
     if let Some(state) = &filter.state {
         clause("state = ?", Some(Sql::Text(state.clone())));
@@ -223,6 +254,9 @@ fn listing(filter: &RowFilter) -> (String, Vec<Sql>) {
     }
     if let Some(since) = filter.committed_since {
         clause("committed >= ?", Some(Sql::Integer(since.as_microsecond())));
+    }
+    if let Some(seq) = filter.recorded_since {
+        clause("run IN (SELECT run FROM leaves WHERE seq >= ?)", Some(Sql::Integer(signed(seq))));
     }
     if let Some(action) = filter.action {
         clause("action = ?", Some(Sql::Blob(action.as_bytes().to_vec())));
@@ -258,7 +292,7 @@ fn blob(id: Uuid) -> Sql {
 
 /// The hash by which a record names its payload.
 pub(crate) fn salted(salt: &[u8], payload: &[u8]) -> Sha256 {
-    Sha256::of(&[salt, payload].concat())
+    Sha256::of_joined([salt, payload])
 }
 
 #[cfg(test)]
@@ -274,7 +308,6 @@ mod tests {
         let (agent, id) = (AgentName::new("coder").unwrap(), Uuid::nil());
         let filters = [
             (RowFilter { agent: Some(agent.clone()), ..all() }, "runs_agent"),
-            (RowFilter { resource: resource.clone(), ..all() }, "runs_resource"),
             (RowFilter { state: Some("parked".to_owned()), ..all() }, "runs_state"),
             (RowFilter { open: true, ..all() }, "runs_open"),
             (RowFilter { unanswered: true, ..all() }, "runs_unanswered"),
@@ -282,12 +315,15 @@ mod tests {
             (RowFilter { committed_since: now, ..all() }, "runs_committed"),
             (RowFilter { committed_since: now, agent: Some(agent), ..all() }, "runs_committed"),
             (RowFilter { committed_since: now, resource: resource.clone(), ..all() }, "runs_committed"),
+            (RowFilter { recorded_since: Some(7), resource: resource.clone(), ..all() }, "SEARCH leaves USING INTEGER"),
             (RowFilter { read_since: now, resource, ..all() }, "runs_read"),
             (RowFilter { question: Some(ApprovalId::new(id)), ..all() }, "SEARCH questions"),
             (RowFilter { undoes: Some(RunId::new(id)), ..all() }, "SEARCH undoes"),
         ];
-        for (filter, expected) in filters {
-            let (sql, values) = listing(&filter);
+        let statements = filters.iter().map(|(filter, expected)| (listing(filter), *expected));
+        for ((sql, values), expected) in
+            statements.chain([((WITH_EFFECT.to_owned(), vec![]), "COVERING INDEX runs_committed")])
+        {
             let plan: Vec<String> = c
                 .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
                 .unwrap()

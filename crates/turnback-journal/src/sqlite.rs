@@ -4,6 +4,8 @@
 //! transaction begins or ends; `store.rs` does. Everything people query is a projection written in the
 //! transaction of the record it follows from.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::OpenOptions;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -11,9 +13,11 @@ use std::path::Path;
 
 use fail::fail_point;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use rusqlite::types::Value;
+use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension as _, params};
 use tlog_tiles::{Hash, stored_hash_count, stored_hash_index};
 use turnback_core::digest::Sha256;
+use turnback_core::names::RunId;
 use turnback_core::record::Row;
 use uuid::Uuid;
 
@@ -26,10 +30,19 @@ use crate::{Options, Table};
 const APPLICATION_ID: i32 = 0x5475_726e;
 
 /// Version of the schema. A journal of another version is refused; nothing is migrated in silence.
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 3;
 
-/// `seq` is the leaf's index in the tree. `tail` is an identity's hexadecimal digits backwards, so that
-/// "ends with what was typed" is a range of an index. An erased payload keeps its row with NULLs.
+/// Bytes of a payload's salt.
+pub(crate) const SALT: usize = 16;
+
+/// Digits of an identity in its `tail`: as many as fit a positive integer of SQLite.
+const TAIL_DIGITS: usize = 15;
+
+/// `seq` is the leaf's index in the tree. `tail` is the last digits of an identity backwards, as a number,
+/// so that "ends with what was typed" is a range of an index. An erased payload keeps its row with NULLs.
+/// `sum` is [`sum`] of what a table is asked for: a bit that flips on the disk must not become an answer.
+///
+/// Every index costs every read something, so there is one only for what is looked for alone.
 pub(crate) const SCHEMA: &str = "
 CREATE TABLE journal (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE leaves (seq INTEGER PRIMARY KEY, run BLOB, body BLOB NOT NULL) STRICT;
@@ -39,25 +52,24 @@ CREATE TABLE hashes (idx INTEGER PRIMARY KEY, hash BLOB NOT NULL) STRICT;
 CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;
 CREATE TABLE blobs (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, body BLOB NOT NULL) STRICT;
 CREATE TABLE runs (
-  id INTEGER PRIMARY KEY, run BLOB NOT NULL UNIQUE, tail TEXT NOT NULL, agent TEXT, resource TEXT NOT NULL,
+  id INTEGER PRIMARY KEY, run BLOB NOT NULL UNIQUE, tail INTEGER NOT NULL, agent TEXT, resource TEXT NOT NULL,
   state TEXT NOT NULL, over INTEGER NOT NULL, undelivered INTEGER NOT NULL, committed INTEGER,
-  read INTEGER, expires INTEGER, action BLOB NOT NULL, row TEXT NOT NULL) STRICT;
+  read INTEGER, expires INTEGER, action BLOB NOT NULL, row TEXT NOT NULL, sum BLOB NOT NULL) STRICT;
 CREATE INDEX runs_tail ON runs (tail);
 CREATE INDEX runs_agent ON runs (agent);
-CREATE INDEX runs_resource ON runs (resource);
 CREATE INDEX runs_state ON runs (state);
 CREATE INDEX runs_open ON runs (id) WHERE over = 0;
-CREATE INDEX runs_committed ON runs (committed) WHERE committed IS NOT NULL;
+CREATE INDEX runs_committed ON runs (committed, run) WHERE committed IS NOT NULL;
 CREATE INDEX runs_read ON runs (resource, read) WHERE read IS NOT NULL;
 CREATE INDEX runs_expires ON runs (expires) WHERE expires IS NOT NULL;
 CREATE INDEX runs_unanswered ON runs (action) WHERE over = 0 OR undelivered = 1;
-CREATE TABLE questions (question BLOB PRIMARY KEY, tail TEXT NOT NULL, run BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE questions (question BLOB PRIMARY KEY, tail INTEGER NOT NULL, run BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX questions_tail ON questions (tail);
 CREATE TABLE undoes (undone BLOB NOT NULL, run BLOB NOT NULL, PRIMARY KEY (undone, run)) STRICT, WITHOUT ROWID;
-CREATE TABLE agents (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE tokens (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE switches (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE agents (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE tokens (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE switches (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// SQLite's integers are signed; no count here comes near the difference.
@@ -65,9 +77,24 @@ pub(crate) fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// The digits of an identity backwards.
-pub(crate) fn tail(id: Uuid) -> String {
-    id.simple().to_string().chars().rev().collect()
+/// The last digits of an identity backwards, as a number.
+pub(crate) fn tail(id: Uuid) -> i64 {
+    let mut digits = id.as_u128();
+    let mut tail = 0;
+    for _ in 0..TAIL_DIGITS {
+        tail = (tail << 4) | i64::try_from(digits & 0xf).unwrap_or_default();
+        digits >>= 4;
+    }
+    tail
+}
+
+/// The first tail, and the first beyond the last, of identities that end with `digits`, of which no more
+/// than [`TAIL_DIGITS`] are looked at. `None` when they are no digits.
+pub(crate) fn tails(digits: &str) -> Option<(i64, i64)> {
+    let last: String = digits.chars().rev().take(TAIL_DIGITS).collect();
+    let from = i64::from_str_radix(&last, 16).ok()?;
+    let open = 4 * (TAIL_DIGITS - last.len());
+    Some((from << open, (from + 1) << open))
 }
 
 pub(crate) const fn table_name(table: Table) -> &'static str {
@@ -79,20 +106,27 @@ pub(crate) const fn table_name(table: Table) -> &'static str {
     }
 }
 
+/// What says that a projected text is what was written, under the key it was written for. Against bits
+/// that flip, not against somebody who edits: that is what the tree is for.
+pub(crate) fn sum(key: &[u8], text: &str) -> [u8; 32] {
+    // Keys hold no NUL, so two pairs never run together.
+    *Sha256::of(&[key, b"\0", text.as_bytes()].concat()).as_bytes()
+}
+
 /// A record made ready on the caller's thread, so that the writer only writes.
 pub(crate) struct Leaf {
     pub(crate) body: Vec<u8>,
     pub(crate) hash: Hash,
     pub(crate) run: Option<Uuid>,
-    pub(crate) salt: [u8; 16],
+    pub(crate) salt: [u8; SALT],
     pub(crate) payload: Vec<u8>,
     pub(crate) changes: Vec<Change>,
 }
 
 /// A projection made ready.
 pub(crate) enum Change {
-    Run { row: Box<Row>, json: String },
-    Put { table: Table, key: String, json: String },
+    Run { row: Box<Row>, json: String, sum: [u8; 32] },
+    Put { table: Table, key: String, json: String, sum: [u8; 32] },
     Delete { table: Table, key: String },
 }
 
@@ -201,7 +235,8 @@ fn connect(path: &Path, options: &Options) -> Result<Connection, JournalError> {
     connection.pragma_update(None, "secure_delete", "ON").map_err(&failed)?;
     connection.pragma_update(None, "cell_size_check", "ON").map_err(&failed)?;
     connection.pragma_update(None, "trusted_schema", "OFF").map_err(&failed)?;
-    connection.pragma_update(None, "cache_size", -16_000).map_err(&failed)?;
+    // Enough for the pages a group touches: the ends of the tables, and places in the index of tails.
+    connection.pragma_update(None, "cache_size", -4_000).map_err(&failed)?;
     if let Some(pages) = options.max_pages {
         connection
             .pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0))
@@ -333,87 +368,152 @@ pub(crate) fn hash_at(connection: &Connection, index: u64) -> rusqlite::Result<O
         .optional()
 }
 
-/// Writes one record, its payload, its hashes and its projections.
-pub(crate) fn insert(connection: &Connection, tree: &mut Frontier, leaf: &Leaf) -> Result<u64, JournalError> {
-    let seq = tree.size();
-    let (first, hashes) = tree.push(leaf.hash)?;
-    insert_rows(connection, seq, leaf, first, &hashes).map_err(storage("writing a record"))?;
-    Ok(seq)
+/// The columns of a run's line before its text, in the order of the table.
+pub(crate) fn columns(row: &Row) -> [Value; 11] {
+    let when = |at: Option<jiff::Timestamp>| at.map_or(Value::Null, |at| Value::Integer(at.as_microsecond()));
+    [
+        Value::Blob(row.run.uuid().as_bytes().to_vec()),
+        Value::Integer(tail(row.run.uuid())),
+        row.actor.agent().map_or(Value::Null, |name| Value::Text(name.as_str().to_owned())),
+        Value::Text(row.resource.clone()),
+        Value::Text(row.state.clone()),
+        Value::Integer(row.over.into()),
+        Value::Integer(row.undelivered.into()),
+        when(row.committed),
+        when((!row.reads.is_empty()).then_some(row.updated)),
+        when(row.expires),
+        Value::Blob(row.action.as_bytes().to_vec()),
+    ]
 }
 
-fn insert_rows(connection: &Connection, seq: u64, leaf: &Leaf, first: u64, hashes: &[Hash]) -> rusqlite::Result<()> {
-    let seq = signed(seq);
-    let run = leaf.run.map(|run| *run.as_bytes());
-    connection
-        .prepare_cached("INSERT INTO leaves (seq, run, body) VALUES (?1, ?2, ?3)")?
-        .execute(params![seq, run, leaf.body])?;
-    connection.prepare_cached("INSERT INTO payloads (seq, salt, body) VALUES (?1, ?2, ?3)")?.execute(params![
-        seq,
-        leaf.salt,
-        leaf.payload
-    ])?;
-    let mut insert = connection.prepare_cached("INSERT INTO hashes (idx, hash) VALUES (?1, ?2)")?;
-    for (index, hash) in (first..).zip(hashes) {
-        insert.execute(params![signed(index), hash.0])?;
+/// Writes the records of one transaction: every statement is looked up once for all of them, and a run
+/// that moved several times gets its line of the list once.
+pub(crate) struct Pen<'c> {
+    connection: &'c Connection,
+    leaf: CachedStatement<'c>,
+    payload: CachedStatement<'c>,
+    hash: CachedStatement<'c>,
+    line: CachedStatement<'c>,
+    /// The last line of each run, in the order the runs entered.
+    lines: Vec<(&'c Row, &'c str, &'c [u8; 32])>,
+    places: HashMap<RunId, usize>,
+}
+
+impl<'c> Pen<'c> {
+    pub(crate) fn new(connection: &'c Connection) -> Result<Self, JournalError> {
+        let prepare = |sql| connection.prepare_cached(sql).map_err(storage("preparing to write"));
+        Ok(Self {
+            connection,
+            leaf: prepare("INSERT INTO leaves (seq, run, body) VALUES (?1, ?2, ?3)")?,
+            payload: prepare("INSERT INTO payloads (seq, salt, body) VALUES (?1, ?2, ?3)")?,
+            hash: prepare("INSERT INTO hashes (idx, hash) VALUES (?1, ?2)")?,
+            // What a run is about never changes; naming it here would only move it in its indexes.
+            line: prepare(
+                "INSERT INTO runs (run, tail, agent, resource, state, over, undelivered, committed, read, expires, action, row, sum)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+                 ON CONFLICT (run) DO UPDATE SET state = excluded.state, over = excluded.over,
+                   undelivered = excluded.undelivered, committed = excluded.committed, read = excluded.read,
+                   expires = excluded.expires, row = excluded.row, sum = excluded.sum",
+            )?,
+            lines: Vec::new(),
+            places: HashMap::new(),
+        })
     }
-    leaf.changes.iter().try_for_each(|change| project(connection, change))
-}
 
-fn project(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
-    match change {
-        Change::Run { row, json } => project_run(connection, row, json),
-        Change::Put { table, key, json } => {
-            let table = table_name(*table);
-            connection
-                .prepare_cached(&format!(
-                    "INSERT INTO {table} (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-                ))?
-                .execute(params![key, json])
-                .map(drop)
+    /// Writes one record, its payload, its hashes and its projections, except lines of the list of runs.
+    pub(crate) fn record(&mut self, tree: &mut Frontier, leaf: &'c Leaf) -> Result<u64, JournalError> {
+        let seq = tree.size();
+        let (first, hashes) = tree.push(leaf.hash)?;
+        self.rows(seq, leaf, first, &hashes).map_err(storage("writing a record"))?;
+        Ok(seq)
+    }
+
+    fn rows(&mut self, seq: u64, leaf: &'c Leaf, first: u64, hashes: &[Hash]) -> rusqlite::Result<()> {
+        let seq = signed(seq);
+        self.leaf.execute(params![seq, leaf.run.as_ref().map(Uuid::as_bytes), leaf.body])?;
+        self.payload.execute(params![seq, leaf.salt, leaf.payload])?;
+        for (index, hash) in (first..).zip(hashes) {
+            self.hash.execute(params![signed(index), hash.0])?;
         }
-        Change::Delete { table, key } => {
-            let table = table_name(*table);
-            connection.prepare_cached(&format!("DELETE FROM {table} WHERE key = ?1"))?.execute([key]).map(drop)
+        leaf.changes.iter().try_for_each(|change| self.project(change))
+    }
+
+    fn project(&mut self, change: &'c Change) -> rusqlite::Result<()> {
+        match change {
+            Change::Run { row, json, sum } => {
+                // A later line does not name what an earlier one asked or countered.
+                self.relate(row)?;
+                match self.places.entry(row.run) {
+                    Entry::Occupied(place) => {
+                        if let Some(line) = self.lines.get_mut(*place.get()) {
+                            *line = (row, json, sum);
+                        }
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(self.lines.len());
+                        self.lines.push((row, json, sum));
+                    }
+                }
+                Ok(())
+            }
+            Change::Put { table, key, json, sum } => {
+                let table = table_name(*table);
+                self.connection
+                    .prepare_cached(&format!(
+                        "INSERT INTO {table} (key, value, sum) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (key) DO UPDATE SET value = excluded.value, sum = excluded.sum"
+                    ))?
+                    .execute(params![key, json, sum])
+                    .map(drop)
+            }
+            Change::Delete { table, key } => {
+                let table = table_name(*table);
+                self.connection.prepare_cached(&format!("DELETE FROM {table} WHERE key = ?1"))?.execute([key]).map(drop)
+            }
         }
     }
-}
 
-fn project_run(connection: &Connection, row: &Row, json: &str) -> rusqlite::Result<()> {
-    let run = *row.run.uuid().as_bytes();
-    connection
-        .prepare_cached(
-            "INSERT INTO runs (run, tail, agent, resource, state, over, undelivered, committed, read, expires, action, row)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
-             ON CONFLICT (run) DO UPDATE SET agent = excluded.agent, resource = excluded.resource,
-               state = excluded.state, over = excluded.over, undelivered = excluded.undelivered,
-               committed = excluded.committed, read = excluded.read, expires = excluded.expires,
-               action = excluded.action, row = excluded.row",
-        )?
-        .execute(params![
-            run,
-            tail(row.run.uuid()),
-            row.actor.agent().map(|name| name.as_str()),
-            row.resource,
-            row.state,
-            row.over,
-            row.undelivered,
-            row.committed.map(|at| at.as_microsecond()),
-            (!row.reads.is_empty()).then(|| row.updated.as_microsecond()),
-            row.expires.map(|at| at.as_microsecond()),
-            row.action.as_bytes(),
-            json,
-        ])?;
-    if let Some(question) = row.question {
-        connection
-            .prepare_cached("INSERT INTO questions (question, tail, run) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
-            .execute(params![*question.uuid().as_bytes(), tail(question.uuid()), run])?;
+    fn relate(&self, row: &Row) -> rusqlite::Result<()> {
+        let run = *row.run.uuid().as_bytes();
+        if let Some(question) = row.question {
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO questions (question, tail, run) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                )?
+                .execute(params![*question.uuid().as_bytes(), tail(question.uuid()), run])?;
+        }
+        for undone in &row.undoes {
+            self.connection
+                .prepare_cached("INSERT INTO undoes (undone, run) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+                .execute(params![*undone.uuid().as_bytes(), run])?;
+        }
+        Ok(())
     }
-    for undone in &row.undoes {
-        connection
-            .prepare_cached("INSERT INTO undoes (undone, run) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-            .execute(params![*undone.uuid().as_bytes(), run])?;
+
+    /// Writes the lines of the list of runs. Last in a transaction.
+    pub(crate) fn lines(mut self) -> Result<(), JournalError> {
+        for (row, json, sum) in self.lines {
+            let [run, tail, agent, resource, state, over, undelivered, committed, read, expires, action] = columns(row);
+            self.line
+                .execute(params![
+                    run,
+                    tail,
+                    agent,
+                    resource,
+                    state,
+                    over,
+                    undelivered,
+                    committed,
+                    read,
+                    expires,
+                    action,
+                    json,
+                    sum
+                ])
+                .map_err(storage("writing the list of runs"))?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Stores a small blob. One that is there already but no longer what its name says is healed.

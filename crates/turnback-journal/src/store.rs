@@ -4,6 +4,9 @@
 //! callers → queue (bounded) → take all → BEGIN … COMMIT (write, sync) → answer everybody → checkpoint?
 //! ```
 //!
+//! What nobody waits for does not wake the writer: it goes with the next group that somebody waits for,
+//! or by itself once it lingered long enough.
+//!
 //! Invariant POISON: the first error while writing, syncing or committing is the last thing the writer
 //! does. SQLite accepts commits after a failed sync, and an error does not mean "not written", so the
 //! group that met it is unknown and everything after is refused until the journal is reopened.
@@ -19,8 +22,9 @@ use std::time::{Duration, Instant};
 use fail::fail_point;
 use turnback_core::digest::Sha256;
 
+use crate::Options;
 use crate::error::JournalError;
-use crate::sqlite::{self, Leaf, Opened};
+use crate::sqlite::{self, Leaf, Opened, Pen};
 use crate::state;
 
 /// Bytes written after which the write-ahead log is moved into the database file.
@@ -37,9 +41,21 @@ pub(crate) struct Prepared {
 }
 
 pub(crate) enum Job {
-    Append { batch: Prepared, done: Done },
-    Erase { seqs: Vec<u64>, done: Done },
-    Checkpoint { done: SyncSender<Result<String, JournalError>> },
+    Append {
+        batch: Prepared,
+        done: Done,
+    },
+    Erase {
+        seqs: Vec<u64>,
+        done: Done,
+    },
+    Checkpoint {
+        done: SyncSender<Result<String, JournalError>>,
+    },
+    /// Everything before it is written, or never will be.
+    Settled {
+        done: Box<dyn FnOnce() + Send>,
+    },
 }
 
 impl Job {
@@ -47,22 +63,23 @@ impl Job {
         match self {
             Job::Append { batch, .. } => batch.bytes,
             Job::Erase { seqs, .. } => seqs.len() * 8,
-            Job::Checkpoint { .. } => 0,
+            Job::Checkpoint { .. } | Job::Settled { .. } => 0,
         }
     }
 
     pub(crate) fn refuse(self, why: JournalError) {
         match self {
-            Job::Append { done, .. } | Job::Erase { done, .. } => tell(done, Err(why)),
+            Job::Append { done, .. } | Job::Erase { done, .. } => tell(|| done(Err(why))),
             // Nobody to tell is nobody to harm.
             Job::Checkpoint { done } => drop(done.send(Err(why))),
+            Job::Settled { done } => tell(done),
         }
     }
 }
 
 /// A caller's panic is the caller's: it must not take the writer along.
-fn tell(done: Done, answer: Result<Vec<u64>, JournalError>) {
-    if catch_unwind(AssertUnwindSafe(|| done(answer))).is_err() {
+fn tell(done: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(done)).is_err() {
         tracing::error!("a caller panicked when told that its batch is recorded");
     }
 }
@@ -72,6 +89,12 @@ struct Queue {
     jobs: VecDeque<Job>,
     bytes: usize,
     closing: bool,
+    /// When what is queued is written at the latest; `None` when nothing is queued.
+    due: Option<Instant>,
+    /// The writer sleeps and has to be woken.
+    asleep: bool,
+    /// The writer holds jobs it took and did not answer yet.
+    writing: bool,
 }
 
 /// What callers and the writer share.
@@ -82,17 +105,19 @@ pub(crate) struct Shared {
     len: AtomicU64,
     limit: usize,
     limit_bytes: usize,
+    linger: Duration,
 }
 
 impl Shared {
-    pub(crate) fn new(len: u64, limit: usize, limit_bytes: usize) -> Self {
+    pub(crate) fn new(len: u64, options: &Options) -> Self {
         Self {
             queue: Mutex::default(),
             wake: Condvar::new(),
             poison: OnceLock::new(),
             len: AtomicU64::new(len),
-            limit,
-            limit_bytes,
+            limit: options.queue,
+            limit_bytes: options.queue_bytes,
+            linger: options.linger,
         }
     }
 
@@ -102,6 +127,15 @@ impl Shared {
 
     /// Queues a job, or says at once why not. Never waits.
     pub(crate) fn push(&self, job: Job) {
+        self.queue_by(Instant::now(), job);
+    }
+
+    /// [`Shared::push`] for a job that may be written a little later, with others.
+    pub(crate) fn push_behind(&self, job: Job) {
+        self.queue_by(Instant::now() + self.linger, job);
+    }
+
+    fn queue_by(&self, due: Instant, job: Job) {
         let why = {
             let mut queue = self.queue();
             let bytes = queue.bytes.saturating_add(job.bytes());
@@ -110,17 +144,36 @@ impl Shared {
                 JournalError::Poisoned { why: why.clone() }
             } else if queue.closing {
                 JournalError::Closed
+            } else if let Job::Settled { done } = job {
+                if queue.jobs.is_empty() && !queue.writing {
+                    drop(queue);
+                    return tell(done);
+                }
+                // It holds nothing and asks for nothing, so it is never too much.
+                queue.jobs.push_back(Job::Settled { done });
+                return self.call(queue, due);
             } else if queue.jobs.len() >= self.limit || (bytes > self.limit_bytes && !queue.jobs.is_empty()) {
                 JournalError::Overloaded { waiting: queue.jobs.len(), bytes: queue.bytes }
             } else {
                 queue.bytes = bytes;
                 queue.jobs.push_back(job);
-                drop(queue);
-                self.wake.notify_one();
-                return;
+                return self.call(queue, due);
             }
         };
         job.refuse(why);
+    }
+
+    /// Has what is queued written at `due` or earlier, and wakes the writer when it would sleep longer.
+    fn call(&self, mut queue: MutexGuard<'_, Queue>, due: Instant) {
+        let sooner = queue.due.is_none_or(|set| due < set);
+        if sooner {
+            queue.due = Some(due);
+        }
+        let wake = sooner && std::mem::take(&mut queue.asleep);
+        drop(queue);
+        if wake {
+            self.wake.notify_one();
+        }
     }
 
     /// Lets the writer finish what is queued and stop; everything later is refused.
@@ -145,24 +198,34 @@ impl Shared {
         self.len.load(Ordering::Acquire)
     }
 
-    /// Everything queued, or `None` when the writer is to stop. Empty when `until` passed.
+    /// Everything queued, once it is due, or `None` when the writer is to stop. Empty when `until` passed.
     fn take(&self, until: Option<Instant>) -> Option<VecDeque<Job>> {
         let mut queue = self.queue();
+        queue.writing = false;
         loop {
+            queue.asleep = false;
             if self.poison.get().is_some() {
                 return None;
             }
-            if !queue.jobs.is_empty() {
+            let now = Instant::now();
+            if !queue.jobs.is_empty() && (queue.closing || queue.due.is_none_or(|due| due <= now)) {
                 queue.bytes = 0;
+                queue.due = None;
+                queue.writing = true;
                 return Some(std::mem::take(&mut queue.jobs));
             }
             if queue.closing {
                 return None;
             }
-            let wait = until.map(|until| until.saturating_duration_since(Instant::now()));
-            queue = match wait {
-                Some(Duration::ZERO) => return Some(VecDeque::new()),
-                Some(wait) => self.wake.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0,
+            if until.is_some_and(|until| until <= now) {
+                return Some(VecDeque::new());
+            }
+            queue.asleep = true;
+            queue = match until.into_iter().chain(queue.due).min() {
+                Some(next) => {
+                    let wait = next.saturating_duration_since(now);
+                    self.wake.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
                 None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
             };
         }
@@ -242,15 +305,16 @@ impl Writer {
     /// One transaction for all jobs. Returns who asked for a checkpoint; an error has poisoned the
     /// journal and told everybody.
     fn write(&mut self, jobs: VecDeque<Job>) -> Result<Vec<SyncSender<Result<String, JournalError>>>, ()> {
-        let mut asked = Vec::new();
-        let mut work = Vec::new();
+        let (mut asked, mut settled, mut work) = (Vec::new(), Vec::new(), Vec::new());
         for job in jobs {
             match job {
                 Job::Checkpoint { done } => asked.push(done),
+                Job::Settled { done } => settled.push(done),
                 job => work.push(job),
             }
         }
         if work.is_empty() {
+            settled.into_iter().for_each(|done| tell(done));
             return Ok(asked);
         }
         // A panic in here must still find the callers, so they are not moved into it.
@@ -262,9 +326,10 @@ impl Writer {
                 let erased = work.iter().any(|job| matches!(job, Job::Erase { .. }));
                 for (job, seqs) in work.into_iter().zip(seqs) {
                     if let Job::Append { done, .. } | Job::Erase { done, .. } = job {
-                        tell(done, Ok(seqs));
+                        tell(|| done(Ok(seqs)));
                     }
                 }
+                settled.into_iter().for_each(|done| tell(done));
                 if erased {
                     self.unfolded = FOLD_AFTER;
                 }
@@ -277,6 +342,7 @@ impl Writer {
                 for job in work {
                     job.refuse(JournalError::Unknown { why: why.clone() });
                 }
+                settled.into_iter().for_each(|done| tell(done));
                 for done in asked {
                     drop(done.send(Err(JournalError::Poisoned { why: why.clone() })));
                 }
@@ -289,6 +355,7 @@ impl Writer {
         let failed = crate::error::storage("writing to the journal");
         let connection = &self.opened.connection;
         connection.execute_batch("BEGIN IMMEDIATE").map_err(&failed)?;
+        let mut pen = Pen::new(connection)?;
         let mut seqs = Vec::with_capacity(work.len());
         for job in work {
             self.unfolded += job.bytes() + 16 * 1024;
@@ -298,15 +365,16 @@ impl Writer {
                         sqlite::insert_blob(connection, hash, bytes)?;
                     }
                     let tree = &mut self.opened.tree;
-                    batch.leaves.iter().map(|leaf| sqlite::insert(connection, tree, leaf)).collect::<Result<_, _>>()?
+                    batch.leaves.iter().map(|leaf| pen.record(tree, leaf)).collect::<Result<_, _>>()?
                 }
                 Job::Erase { seqs, .. } => {
                     sqlite::erase(connection, seqs)?;
                     seqs.clone()
                 }
-                Job::Checkpoint { .. } => Vec::new(),
+                Job::Checkpoint { .. } | Job::Settled { .. } => Vec::new(),
             });
         }
+        pen.lines()?;
         fail_point!("journal-before-commit", struck);
         // The commit point: when this returns, the log file is synced and the group is durable.
         connection.execute_batch("COMMIT").map_err(&failed)?;

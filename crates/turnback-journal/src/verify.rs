@@ -13,14 +13,13 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Rows, Statement};
 use tlog_tiles::{Hash, record_hash};
 use turnback_core::digest::Sha256;
-use turnback_core::json;
-use turnback_core::record::{self, Record};
+use turnback_core::record::{self, Record, Row};
 use turnback_core::refusal::Refusal;
 
 use crate::error::{JournalError, storage};
-use crate::query::salted;
+use crate::query::{salted, written};
 use crate::tlog::{self, Frontier};
-use crate::{query, state};
+use crate::{Table, query, sqlite, state, witness};
 
 /// What was found when everything fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,13 +82,17 @@ impl From<VerifyError> for Refusal {
 }
 
 fn misfit<T>(seq: impl Into<Option<u64>>, what: impl Into<String>) -> Result<T, VerifyError> {
-    Err(VerifyError::Misfit(Misfit { seq: seq.into(), what: what.into() }))
+    // What does not fit is somebody else's bytes, and may be repeated in this.
+    Err(VerifyError::Misfit(Misfit { seq: seq.into(), what: turnback_core::text::visible(&what.into()) }))
 }
 
 /// A database that cannot be read where it should be is itself what does not fit.
 fn unreadable(seq: impl Into<Option<u64>>) -> impl FnOnce(rusqlite::Error) -> VerifyError {
     let seq = seq.into();
-    move |e| VerifyError::Misfit(Misfit { seq, what: format!("the journal cannot be read here: {e}") })
+    move |e| {
+        let why = turnback_core::text::visible(&e.to_string());
+        VerifyError::Misfit(Misfit { seq, what: format!("the journal cannot be read here: {why}") })
+    }
 }
 
 /// Verifies the log of a state directory; `older` is the text of a checkpoint saved earlier, which must
@@ -114,6 +117,9 @@ pub fn verify(
     let verifier = verifier.trim_end();
     // Read before the snapshot is taken: a running gateway saves this only after what it vouches for.
     let saved = state::read(&state::checkpoint(dir))?;
+    if let Err(missing) = witness::heard(&state::database(dir)) {
+        return misfit(None, missing.to_string());
+    }
     let connection = open(&state::database(dir))?;
     connection.execute_batch("BEGIN").map_err(storage("reading the journal"))?;
     let checkpoints = Checkpoints::collect(&connection, verifier, saved.as_deref(), older)?;
@@ -315,6 +321,7 @@ impl<'c> Walk<'c> {
         if sound != "ok" {
             return misfit(None, format!("the journal's tables are damaged: {}", turnback_core::text::visible(&sound)));
         }
+        check_projections(connection)?;
         if count("SELECT count(*) FROM journal WHERE key = 'origin' AND value <> ''")? != Some(1) {
             return misfit(None, "the journal's name is gone");
         }
@@ -329,6 +336,69 @@ impl<'c> Walk<'c> {
             root: self.tree.root()?.to_string(),
         })
     }
+}
+
+/// Holds what people query against what was written for it: every text against its sum, and what is
+/// looked for in columns and side tables against the text.
+fn check_projections(connection: &Connection) -> Result<(), VerifyError> {
+    let altered = |e: JournalError| VerifyError::Misfit(Misfit { seq: None, what: e.to_string() });
+    for table in [Table::Agents, Table::Tokens, Table::Switches, Table::Meta] {
+        let name = sqlite::table_name(table);
+        let mut all = connection.prepare(&format!("SELECT key, value, sum FROM {name}")).map_err(unreadable(None))?;
+        let mut rows = all.query([]).map_err(unreadable(None))?;
+        while let Some(row) = rows.next().map_err(unreadable(None))? {
+            let (key, text, sum): (String, String, Vec<u8>) =
+                (|| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))().map_err(unreadable(None))?;
+            written::<serde_json::Value>(name, key.as_bytes(), &text, &sum).map_err(altered)?;
+        }
+    }
+    let one = |sql: &str, of: &[u8], run: &[u8]| {
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut found| found.query_row([of, run], |row| row.get::<_, bool>(0)))
+            .map_err(unreadable(None))
+    };
+    let mut all = connection
+        .prepare("SELECT run, tail, agent, resource, state, over, undelivered, committed, read, expires, action, row, sum FROM runs")
+        .map_err(unreadable(None))?;
+    let mut rows = all.query([]).map_err(unreadable(None))?;
+    let mut undoes = 0;
+    while let Some(row) = rows.next().map_err(unreadable(None))? {
+        let (run, text, sum): (Vec<u8>, String, Vec<u8>) =
+            (|| Ok((row.get(0)?, row.get(11)?, row.get(12)?)))().map_err(unreadable(None))?;
+        let line: Row = written("the list of runs", &run, &text, &sum).map_err(altered)?;
+        let columns = sqlite::columns(&line);
+        for (n, expected) in columns.iter().enumerate() {
+            let found = row.get::<_, rusqlite::types::Value>(n).map_err(unreadable(None))?;
+            if found != *expected {
+                return misfit(None, format!("run `{}` is listed as what it is not", line.run));
+            }
+        }
+        let (mut asked, mut countered) = (true, true);
+        if let Some(question) = line.question {
+            asked = one(
+                "SELECT count(*) FROM questions WHERE question = ?1 AND run = ?2",
+                question.uuid().as_bytes(),
+                &run,
+            )?;
+        }
+        for undone in &line.undoes {
+            undoes += 1;
+            countered &=
+                one("SELECT count(*) FROM undoes WHERE undone = ?1 AND run = ?2", undone.uuid().as_bytes(), &run)?;
+        }
+        if !asked || !countered {
+            return misfit(None, format!("run `{}` cannot be found by its question or by what it counters", line.run));
+        }
+    }
+    let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(unreadable(None));
+    if count("SELECT count(*) FROM questions q WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run = q.run)")? != 0 {
+        return misfit(None, "a question is there, but not its run");
+    }
+    if count("SELECT count(*) FROM undoes")? != undoes {
+        return misfit(None, "an undo is listed that no run is");
+    }
+    Ok(())
 }
 
 /// Grows the rebuilt tree by one leaf and holds the stored hashes against it.
@@ -367,8 +437,8 @@ fn check_record(seq: u64, body: &[u8]) -> Result<Record, VerifyError> {
     if record.v != record::VERSION {
         return misfit(seq, format!("it has version {}; this program reads version {}", record.v, record::VERSION));
     }
-    match serde_json::to_value(&record) {
-        Ok(value) if json::canonical(&value) == body => Ok(record),
+    match record.canonical() {
+        Ok(bytes) if bytes == body => Ok(record),
         _ => misfit(seq, "it is not in canonical form"),
     }
 }

@@ -341,7 +341,7 @@ fn a_damaged_or_foreign_state_directory_is_refused() {
     assert!(refused_after(3, |dir| std::fs::write(dir.join("checkpoint"), "x").unwrap()).contains("signed note"));
     let junk = |dir: &std::path::Path| std::fs::write(dir.join("journal.db"), [7; 8192]).unwrap();
     assert!(refused_after(3, junk).contains("not an SQLite database"));
-    assert!(refused_after(3, sql("PRAGMA user_version = 2")).contains("format 2"));
+    assert!(refused_after(3, sql("PRAGMA user_version = 1")).contains("has format 1"));
     assert!(refused_after(3, sql("PRAGMA application_id = 9")).contains("no journal"));
     assert!(refused_after(3, sql("DELETE FROM leaves WHERE seq = 2")).contains("its tree does not have their hashes"));
     assert!(refused_after(3, sql("UPDATE hashes SET hash = zeroblob(32) WHERE idx = 2")).contains("differs from"));
@@ -394,4 +394,99 @@ fn the_log_is_signed_on_an_interval_only_while_it_grows() {
     assert_eq!(checkpoint().lines().nth(1), Some("1"));
     assert_eq!(journal.checkpoint().unwrap(), checkpoint(), "a tree that did not grow is not signed again");
     assert!(checkpoint().starts_with(journal.verifier_key().split('+').next().unwrap()));
+}
+
+/// Options under which only somebody who waits, or closing, makes the writer write.
+fn patient() -> Options {
+    Options { linger: std::time::Duration::from_secs(3600), ..Options::default() }
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_with_the_next_that_somebody_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), patient()).unwrap().journal;
+    journal.append_wait(batch(0)).unwrap();
+    let (told, heard) = mpsc::channel();
+    let tell = |name: &'static str| {
+        let told = told.clone();
+        move |answer: Result<Vec<u64>, JournalError>| told.send((name, answer.unwrap())).unwrap()
+    };
+    journal.append_behind(batch(1), tell("behind"));
+    journal.append_behind(batch(2), tell("behind too"));
+    assert_eq!((journal.len(), heard.try_recv().ok()), (1, None), "it waits for company");
+    journal.append(batch(3), tell("waited for"));
+    let order: Vec<_> = (0..3).map(|_| heard.recv().unwrap()).collect();
+    assert_eq!(order, [("behind", vec![1]), ("behind too", vec![2]), ("waited for", vec![3])]);
+
+    // Whoever wants to see everything has it written.
+    journal.append_behind(batch(4), tell("seen"));
+    let (done, settled) = mpsc::channel();
+    let tell_settled = |done: &mpsc::Sender<u64>, journal: &Journal| {
+        let (done, journal) = (done.clone(), journal.clone());
+        move || done.send(journal.len()).unwrap()
+    };
+    journal.settled(tell_settled(&done, &journal));
+    assert_eq!((settled.recv().unwrap(), heard.recv().unwrap()), (5, ("seen", vec![4])));
+    // Nothing waits: there is nothing to wait for.
+    journal.settled(tell_settled(&done, &journal));
+    assert_eq!(settled.recv().unwrap(), 5);
+
+    // And closing writes what is left.
+    journal.append_behind(batch(5), tell("left"));
+    journal.close();
+    assert_eq!(heard.recv().unwrap(), ("left", vec![5]));
+    assert_eq!(open(dir.path()).len(), 6);
+}
+
+#[test]
+fn what_lingers_is_written_when_nobody_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    let (told, heard) = mpsc::channel();
+    journal.append_behind(batch(0), move |answer| told.send(answer).unwrap());
+    assert_eq!(heard.recv().unwrap().unwrap(), [0]);
+}
+
+#[test]
+fn a_run_that_moves_twice_in_one_group_has_its_last_line_and_keeps_what_it_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), patient()).unwrap().journal;
+    let question = ApprovalId::new(Uuid::from_u128(0xfeed_beef));
+    let put = |change: &dyn Fn(&mut turnback_core::record::Row)| {
+        let mut row = row(1);
+        change(&mut row);
+        let mut entry = entry(1, "moved");
+        entry.project = vec![Projection::Run(Box::new(row))];
+        Batch { entries: vec![entry], blobs: vec![] }
+    };
+    journal.append_behind(put(&|r| (r.question, r.expires) = (Some(question), Some(at(90)))), |_| ());
+    journal.append_behind(batch(2), |_| ());
+    journal.append_wait(put(&|r| (r.state, r.over) = ("released".into(), true))).unwrap();
+    let rows = journal.rows(&RowFilter::default()).unwrap();
+    assert_eq!(
+        rows.iter().map(|r| (r.run, r.state.as_str())).collect::<Vec<_>>(),
+        [(run(2), "proposed"), (run(1), "released")]
+    );
+    assert_eq!(journal.rows(&RowFilter { question: Some(question), ..RowFilter::default() }).unwrap().len(), 1);
+    assert!(journal.rows(&RowFilter { expired_by: Some(at(99)), ..RowFilter::default() }).unwrap().is_empty());
+    journal.close();
+    assert_eq!(verify(dir.path(), None, None).unwrap().records, 3);
+}
+
+#[test]
+fn identities_are_found_by_any_number_of_their_last_digits() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    for n in [0x00ab_cdef_u128, 0xf0ab_cdef, 0xffff_ffff_ffff] {
+        journal.append_wait(batch(n)).unwrap();
+    }
+    let all = run(0x00ab_cdef).uuid().simple().to_string();
+    for digits in 4..=32 {
+        let typed = &all[32 - digits..];
+        let found = journal.find_run(typed).unwrap().len();
+        assert_eq!(found, if digits <= 7 { 2 } else { 1 }, "{typed}");
+    }
+    // Digits beyond those in the index count too.
+    assert!(journal.find_run(&format!("1{}", &all[1..])).unwrap().is_empty());
+    assert_eq!(journal.find_run("ffff").unwrap().len(), 1);
 }

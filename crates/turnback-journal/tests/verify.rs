@@ -281,3 +281,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_damaged_file_says_steers_no_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 3);
+    let path = dir.path().join("journal.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(17).position(|w| w == b"CREATE TABLE meta").unwrap();
+    bytes[at + 17] = 0x1b;
+    std::fs::write(&path, bytes).unwrap();
+    let misfit = misfit(dir.path(), None);
+    assert!(misfit.what.contains("<U+001B>"), "{misfit}");
+    let Err(refused) = Journal::open(dir.path(), Options::default()) else { panic!("it opens") };
+    assert!(!refused.to_string().contains('\x1b'), "{refused}");
+}

@@ -10,9 +10,11 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 
-use common::script::{Act, Cut, Do, Heard, act_of, files, fits, play, questions, rows, word};
+use common::fits::{Act, Do, Heard, fits, word};
+use common::script::{Cut, files, play, questions, rows};
 use common::{Place, World};
 use serde_json::json;
 
@@ -23,14 +25,15 @@ const SUSPECT: &str = "was `turnback` built without feature `turnback/failpoints
 
 /// Recovers what the kills left, compares, goes on working, and comes to rest.
 fn recovers(place: &Place, base: &World, acts: &[Act], heard: &mut Vec<Heard>, token: &mut Option<String>) {
+    let mut known = BTreeMap::new();
     let node = place.start();
-    fits(&node, place, base, acts, heard);
+    fits(&node, place, base, acts, heard, &mut known);
     let rows = node.rows();
     // Who was cut off asks again: told the end of what was approved, joined to what waits, never done twice.
     if let Some(secret) = token.as_ref() {
         let mut agent = node.agent(secret).unwrap();
         for row in rows.iter().filter(|row| row["undelivered"] == json!(true)) {
-            let Do::Call(tool, arguments) = &acts[act_of(&node, acts, heard, row)].does else { panic!("{row}") };
+            let Do::Call(tool, arguments) = &acts[known[word(row, "run")]].does else { panic!("{row}") };
             let again = agent.call(tool, arguments).unwrap();
             assert_eq!(again.run.as_deref(), Some(word(row, "run")), "{again:?}");
             let told = if word(row, "state") == "parked" { "PENDING" } else { "" };
@@ -38,18 +41,18 @@ fn recovers(place: &Place, base: &World, acts: &[Act], heard: &mut Vec<Heard>, t
         }
     }
     assert_eq!(node.rows().len(), rows.len());
-    fits(&node, place, base, acts, heard);
+    fits(&node, place, base, acts, heard, &mut known);
     let settled = node.rows();
     node.stop_in_order();
     place.verify();
     let node = place.start();
     assert_eq!(node.rows(), settled, "a further restart changes nothing");
-    fits(&node, place, base, acts, heard);
+    fits(&node, place, base, acts, heard, &mut known);
     // The rest of the script goes through as if nothing had happened; what was cut off stays as it is.
     if heard.last().is_none_or(|last| *last != Heard::Nothing) {
         play(&node, acts, heard, token, &|_, _| {}).unwrap();
         assert_eq!(heard.len(), acts.len());
-        fits(&node, place, base, acts, heard);
+        fits(&node, place, base, acts, heard, &mut known);
     }
     node.kill();
 }

@@ -11,10 +11,12 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use common::script::{Act, Cut, files, fits, play, questions, rows};
+use common::fits::{Act, fits};
+use common::script::{Cut, files, play, questions, rows};
 use common::{CONFIG, Place};
 use rustix::io::Errno;
 use serde_json::json;
@@ -109,14 +111,14 @@ fn strike(script: fn() -> Vec<Act>, mode: &str, fault: &Fault, nth: usize) -> bo
         return false;
     }
     let node = place.start();
-    fits(&node, &place, &base, &acts, &heard);
+    fits(&node, &place, &base, &acts, &heard, &mut BTreeMap::new());
     node.stop_in_order();
     place.verify();
     let node = place.start();
-    fits(&node, &place, &base, &acts, &heard);
+    fits(&node, &place, &base, &acts, &heard, &mut BTreeMap::new());
     if !whole && heard.is_empty() {
         play(&node, &acts, &mut heard, &mut None, &|_, _| {}).unwrap();
-        fits(&node, &place, &base, &acts, &heard);
+        fits(&node, &place, &base, &acts, &heard, &mut BTreeMap::new());
     }
     node.kill();
     true

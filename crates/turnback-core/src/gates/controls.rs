@@ -118,7 +118,10 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         .rule(format!("kill {}", switch.scope))
         .next("wait until an operator lifts the switch");
     }
-    let frozen = facts.controls.freezes.iter().find(|f| f.active(facts.contract, facts.now));
+    let frozen = facts.controls.freezes.iter().find(|f| {
+        // Which of two times is right nobody can tell: either is enough to refuse.
+        f.active(facts.contract, facts.now) || facts.wall.is_some_and(|wall| f.active(facts.contract, wall))
+    });
     match (frozen, facts.measured) {
         (None, _) => Verdict::new(NAME, Ruling::Allow, "no switch is thrown and no freeze is on"),
         // The freeze refuses in the second phase, with the numbers.
@@ -213,6 +216,16 @@ mod tests {
         let mut world = World::new("", "shop__query");
         world.controls.freezes = vec![Freeze { from: None, until: None, ..freeze(false) }];
         assert_eq!(ruling(&world), Ruling::Allow, "reads are answered");
+    }
+
+    #[test]
+    fn a_clock_set_back_neither_ends_a_freeze_nor_hides_one() {
+        for (now, wall, frozen) in [(15, -99, true), (99, 15, true), (99, -99, false)] {
+            let mut world = World::new("", "shop__execute");
+            world.controls.freezes = vec![freeze(false)];
+            (world.now, world.wall) = (at(now), Some(at(wall)));
+            assert_eq!(ruling(&world) == Ruling::Deny, frozen, "{now} {wall}");
+        }
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Facts<'a> {
     pub contract: &'a Contract,
     /// The time of the decision.
     pub now: Timestamp,
+    /// What the system's clock says, when it was set back behind `now`.
+    pub wall: Option<Timestamp>,
     /// The registered agent, when the actor is an agent and is known.
     pub agent: Option<&'a Agent>,
     /// Switches and freezes.
@@ -67,6 +69,9 @@ pub struct Facts<'a> {
 pub struct Circumstances {
     /// The time of the decision.
     pub now: Timestamp,
+    /// What the system's clock said, when it had been set back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall: Option<Timestamp>,
     /// The registered agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
@@ -95,6 +100,7 @@ impl Circumstances {
         Facts {
             contract,
             now: self.now,
+            wall: self.wall,
             agent: self.agent.as_ref(),
             controls: &self.controls,
             mode: self.mode,
@@ -113,6 +119,7 @@ impl Facts<'_> {
     pub fn circumstances(&self) -> Circumstances {
         Circumstances {
             now: self.now,
+            wall: self.wall,
             agent: self.agent.cloned(),
             controls: self.controls.clone(),
             mode: self.mode,

@@ -170,6 +170,7 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
     let verdict = policy.judge(&Facts {
         contract: &contract,
         now: jiff::Timestamp::UNIX_EPOCH,
+        wall: None,
         agent: Some(&agent),
         controls: &Controls::default(),
         mode: Mode::Enforce,

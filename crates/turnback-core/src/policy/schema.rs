@@ -14,6 +14,7 @@
 //! | `context.place` | String | what the request names: a path, a statement's class |
 //! | `context.statement` | String | class of an SQL statement; empty elsewhere |
 //! | `context.names` | Set of String | path components and table names in `place`; after staging also of every listed place and table touched |
+//! | `context.folded_place`, `context.folded_names` | String, Set of String | `place` and `names` in lower case: what a rule that protects a name compares, because `.GIT` is `.git` on many file systems |
 //! | `context.approved` | Bool | a person approved exactly this action and effect |
 //! | `context.confidence` | Long, optional | the agent's own confidence in thousandths, rounded down |
 //! | `context.effect` | record, optional | present after staging: see below |
@@ -31,6 +32,7 @@ use cedar_policy::{
 use crate::contract::Contract;
 use crate::gates::ownership::Agent;
 use crate::gates::{Facts, Measured};
+use crate::text::folded;
 use crate::tool::{Kind, Risk, Tool, Verb};
 
 /// The group of all tools that only read.
@@ -57,7 +59,7 @@ pub fn text(registry: &[Tool]) -> String {
          type Effect = { rows: Long, rows_deleted: Long, files: Long, files_deleted: Long, deletions: Long, \
          bytes: Long, schema_objects: Long, level: Long, unlisted: Long };\n\
          type Facts = { verb: String, risk: String, environment: String, place: String, statement: String, \
-         names: Set<String>, approved: Bool, confidence?: Long, effect?: Effect };\n",
+         names: Set<String>, folded_place: String, folded_names: Set<String>, approved: Bool, confidence?: Long, effect?: Effect };\n",
     );
     // Writing to a String cannot fail.
     for kind in KINDS {
@@ -130,6 +132,7 @@ pub(super) fn context(facts: &Facts<'_>) -> Result<Context, String> {
         ("risk", string(contract.risk.word())),
         ("environment", string(contract.environment.as_str())),
         ("place", string(&contract.target.place)),
+        ("folded_place", string(&folded(&contract.target.place))),
         ("statement", string(&contract.target.statement)),
         ("approved", RestrictedExpression::new_bool(facts.approved)),
     ];
@@ -143,6 +146,8 @@ pub(super) fn context(facts: &Facts<'_>) -> Result<Context, String> {
         names.extend(measured.effect.blast.rows.keys().cloned());
         pairs.push(("effect", effect(measured)?));
     }
+    let folded_names: BTreeSet<String> = names.iter().map(|name| folded(name)).collect();
+    pairs.push(("folded_names", RestrictedExpression::new_set(folded_names.iter().map(|name| string(name)))));
     pairs.push(("names", RestrictedExpression::new_set(names.iter().map(|name| string(name)))));
     Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).map_err(|e| e.to_string())
 }

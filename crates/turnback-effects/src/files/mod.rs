@@ -44,7 +44,7 @@ use turnback_core::run::{Measurement, Observation, Outcome, Standing};
 use turnback_core::text::visible;
 use turnback_core::tool::{Kind, ToolSpec};
 
-use crate::{Artifacts, Bounds, Domain, Progress, Reading, Staged, UndoRefused, Undone, sys};
+use crate::{Artifacts, Bounds, Domain, Fate, Progress, Reading, Staged, UndoRefused, Undone, sys};
 use ask::Ask;
 use model::{Limits, Model};
 use object::Closely;
@@ -170,12 +170,17 @@ impl Domain for Files {
 
     /// Removes slots named after a run that is not alive. A run that is done, undone or in doubt is
     /// alive: its slots hold pre-images, and an undo uses the slots of the runs it counters.
-    fn sweep(&self, alive: &dyn Fn(RunId) -> bool) -> Result<(), Refusal> {
+    fn sweep(&self, fate: &dyn Fn(RunId) -> Fate) -> Result<(), Refusal> {
         let names = sys::names(&self.world.slots).map_err(|e| refused(e, "slots"))?;
         for name in names {
             // Anything else in there is not ours to remove.
             let run = name.to_str().and_then(|n| n.parse::<RunId>().ok().filter(|r| r.to_string() == n));
-            if run.is_some_and(|run| !alive(run)) {
+            let Some(run) = run else { continue };
+            let fate = fate(run);
+            if fate == Fate::Unheard && sys::stat_at(&self.world.slots, &name).is_ok_and(|slot| stage::is_begun(&slot))
+            {
+                tracing::warn!(%run, "its slots are kept: no record of it, but its commit was begun");
+            } else if fate != Fate::Alive {
                 sys::remove_tree(&self.world.slots, &name)
                     .map_err(|e| refused(e, &format!("slot {}", name.to_string_lossy())))?;
             }

@@ -25,6 +25,9 @@ const FILE_MODE: u32 = 0o644;
 /// Mode of a new directory.
 const DIRECTORY_MODE: u32 = 0o755;
 
+/// Mode of a slot directory once something may be kept in it.
+const BEGUN: u32 = 0o1700;
+
 /// The slot directory of one run. Dropping it removes it, unless something was kept there.
 pub(crate) struct Slots {
     world: Arc<World>,
@@ -59,6 +62,18 @@ impl Drop for Slots {
     }
 }
 
+/// Marks a slot directory before anything is moved into it: without its record nobody could tell a
+/// pre-image from staged content. The mark is the sticky bit, which means nothing to the owner.
+fn begin(world: &World, name: &std::path::Path) -> sys::Sys<()> {
+    let dir = sys::open_dir(&world.slots, name)?;
+    sys::set_mode(&dir, BEGUN)
+}
+
+/// Whether a commit was begun with this slot directory.
+pub(crate) fn is_begun(slot: &sys::Stat) -> bool {
+    slot.mode() & BEGUN == BEGUN
+}
+
 /// Staged steps.
 pub(crate) struct StagedFiles {
     pub(crate) slots: Slots,
@@ -74,6 +89,13 @@ impl Held for StagedFiles {
         // From here on a slot may hold the only copy of something: nothing removes it by itself, not
         // even unwinding.
         let name = slots.name.take();
+        if let Some(name) = &name
+            && let Err(e) = begin(&slots.world, name)
+        {
+            let refusal = refused(e, &format!("slot {}", name.display()));
+            slots.name = Some(name.clone());
+            return Outcome::Failed { refusal };
+        }
         let outcome = step::perform(&slots.world, &steps, 0, progress);
         if matches!(outcome, Outcome::Failed { .. }) {
             slots.name = name;

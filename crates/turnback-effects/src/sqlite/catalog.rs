@@ -1,15 +1,17 @@
 //! The schema of the database as it is now, and content digests of whole tables.
 //!
-//! Reads only; never sees Turnback's own table.
+//! Reads only; shows nothing of Turnback's own table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use turnback_core::digest::Sha256;
 
-use super::cell::Cell;
-use super::connection::is_own;
+use super::MARKS;
+use super::cell;
+use super::watch::is_own;
 
 /// One schema object as `CREATE ...` wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,6 +67,98 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The schema of one version, read once; columns are read when they are asked for.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    version: i64,
+    pub(super) tables: BTreeMap<String, Table>,
+    /// Their names in lower case, as the authorizer wants them.
+    pub(super) names: Arc<BTreeSet<String>>,
+    /// Whether a trigger, view or table uses a function that counts what the connection did before.
+    pub(super) counts: bool,
+    /// Tables, in lower case, that have a trigger; that refer to others, by which columns; that are
+    /// referred to, with the columns named (`None` for the key).
+    pub(super) triggered: BTreeSet<String>,
+    pub(super) children: BTreeMap<String, Vec<String>>,
+    pub(super) parents: BTreeMap<String, Vec<Option<String>>>,
+    /// Whether the table of committed runs is there, and whether somebody hung a trigger on it.
+    pub(super) marks: bool,
+    pub(super) marks_trigger: bool,
+    columns: Mutex<BTreeMap<String, Arc<Vec<Column>>>>,
+}
+
+impl Catalog {
+    /// The schema the open transaction sees: `known` when that is of the same version.
+    ///
+    /// SQLite counts schema changes in the file itself, whoever makes them, and relies on that number for
+    /// its own compiled statements. Only a transaction makes what is read here fit what follows.
+    pub(super) fn now(c: &Connection, known: Option<&Arc<Self>>) -> rusqlite::Result<Arc<Self>> {
+        debug_assert!(!c.is_autocommit());
+        let version = version(c)?;
+        if let Some(known) = known.filter(|known| known.version == version) {
+            return Ok(Arc::clone(known));
+        }
+        let tables = tables(c)?;
+        let mut catalog = Self {
+            version,
+            names: Arc::new(tables.keys().map(|name| name.to_ascii_lowercase()).collect()),
+            tables,
+            counts: false,
+            triggered: BTreeSet::new(),
+            children: BTreeMap::new(),
+            parents: BTreeMap::new(),
+            marks: false,
+            marks_trigger: false,
+            columns: Mutex::default(),
+        };
+        let mut objects = c.prepare_cached("SELECT type, tbl_name, coalesce(sql, '') FROM main.sqlite_schema")?;
+        let mut rows = objects.query([])?;
+        while let Some(row) = rows.next()? {
+            let (kind, table, sql): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            catalog.counts |= counts(&sql);
+            if kind == "trigger" {
+                catalog.triggered.insert(table.to_ascii_lowercase());
+            }
+            if table.eq_ignore_ascii_case(MARKS) {
+                catalog.marks |= kind == "table";
+                catalog.marks_trigger |= kind == "trigger";
+            }
+        }
+        let mut keys = c.prepare_cached(
+            "SELECT l.name, f.\"from\", f.\"table\", f.\"to\" FROM pragma_table_list AS l, pragma_foreign_key_list(l.name, 'main') AS f \
+             WHERE l.schema = 'main'",
+        )?;
+        let mut rows = keys.query([])?;
+        while let Some(row) = rows.next()? {
+            let (child, parent): (String, String) = (row.get(0)?, row.get(2)?);
+            catalog.children.entry(child.to_ascii_lowercase()).or_default().push(row.get(1)?);
+            catalog.parents.entry(parent.to_ascii_lowercase()).or_default().push(row.get(3)?);
+        }
+        Ok(Arc::new(catalog))
+    }
+
+    /// The columns of a table.
+    pub(super) fn columns(&self, c: &Connection, table: &str) -> rusqlite::Result<Arc<Vec<Column>>> {
+        let mut known = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(columns) = known.get(table) {
+            return Ok(Arc::clone(columns));
+        }
+        let columns = Arc::new(columns(c, table)?);
+        known.insert(table.to_owned(), Arc::clone(&columns));
+        Ok(columns)
+    }
+}
+
+/// How often the schema was changed, as the file itself counts.
+pub(super) fn version(c: &Connection) -> rusqlite::Result<i64> {
+    c.prepare_cached("PRAGMA main.schema_version")?.query_row([], |r| r.get(0))
+}
+
+/// Whether `changes()` or `total_changes()` may be called in this text.
+pub(super) fn counts(sql: &str) -> bool {
+    sql.as_bytes().windows(7).any(|part| part.eq_ignore_ascii_case(b"changes"))
+}
+
 /// All objects with a text of their own, SQLite's and Turnback's left out, in a stable order.
 pub(super) fn objects(c: &Connection) -> rusqlite::Result<Vec<Object>> {
     let mut statement = c.prepare(
@@ -113,7 +207,7 @@ pub(super) fn tables(c: &Connection) -> rusqlite::Result<BTreeMap<String, Table>
 }
 
 pub(super) fn columns(c: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
-    let mut statement = c.prepare(
+    let mut statement = c.prepare_cached(
         "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid",
     )?;
     let rows = statement.query_map([table], |r| {
@@ -194,7 +288,7 @@ pub(super) fn each_row(
     while let Some(row) = rows.next()? {
         let mut bytes = Vec::new();
         for at in 0..columns.len() {
-            Cell::of(row.get_ref(at)?).encode(&mut bytes);
+            cell::encode(row.get_ref(at)?, &mut bytes);
         }
         each(bytes)?;
     }

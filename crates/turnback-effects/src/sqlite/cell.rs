@@ -34,6 +34,16 @@ impl Cell {
         }
     }
 
+    pub(super) fn as_ref(&self) -> ValueRef<'_> {
+        match self {
+            Cell::Null => ValueRef::Null,
+            Cell::Integer(i) => ValueRef::Integer(*i),
+            Cell::Real(r) => ValueRef::Real(*r),
+            Cell::Text(t) => ValueRef::Text(t),
+            Cell::Blob(b) => ValueRef::Blob(b),
+        }
+    }
+
     /// The value as JSON.
     pub(super) fn json(&self) -> Value {
         match self {
@@ -77,34 +87,7 @@ impl Cell {
         }
     }
 
-    /// The value as an SQL literal people can read; nothing is shortened.
-    pub(super) fn literal(&self) -> String {
-        match self {
-            Cell::Null => "NULL".to_owned(),
-            Cell::Integer(i) => i.to_string(),
-            Cell::Real(r) => format!("{r:?}"),
-            Cell::Text(t) => format!("'{}'", String::from_utf8_lossy(t).replace('\'', "''")),
-            Cell::Blob(b) => format!("x'{}'", hex::encode(b)),
-        }
-    }
-
-    /// Appends an encoding that no other value shares.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        let mut long = |tag: u8, bytes: &[u8]| {
-            out.push(tag);
-            out.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
-            out.extend_from_slice(bytes);
-        };
-        match self {
-            Cell::Null => long(0, &[]),
-            Cell::Integer(i) => long(1, &i.to_be_bytes()),
-            Cell::Real(r) => long(2, &r.to_bits().to_be_bytes()),
-            Cell::Text(t) => long(3, t),
-            Cell::Blob(b) => long(4, b),
-        }
-    }
-
-    /// Reads what [`Cell::encode`] wrote and moves `input` behind it; `None` when it is cut or altered.
+    /// Reads what [`encode`] wrote and moves `input` behind it; `None` when it is cut or altered.
     pub(super) fn decode(input: &mut &[u8]) -> Option<Self> {
         let (tag, rest) = input.split_first()?;
         let (length, rest) = rest.split_first_chunk::<8>()?;
@@ -121,15 +104,44 @@ impl Cell {
     }
 }
 
+/// The value as an SQL literal people can read; nothing is shortened.
+pub(super) fn literal(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Null => "NULL".to_owned(),
+        ValueRef::Integer(i) => i.to_string(),
+        ValueRef::Real(r) => format!("{r:?}"),
+        ValueRef::Text(t) => format!("'{}'", String::from_utf8_lossy(t).replace('\'', "''")),
+        ValueRef::Blob(b) => format!("x'{}'", hex::encode(b)),
+    }
+}
+
+/// Appends an encoding that no other value shares.
+pub(super) fn encode(value: ValueRef<'_>, out: &mut Vec<u8>) {
+    let mut long = |tag: u8, bytes: &[u8]| {
+        out.push(tag);
+        out.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+        out.extend_from_slice(bytes);
+    };
+    match value {
+        ValueRef::Null => long(0, &[]),
+        ValueRef::Integer(i) => long(1, &i.to_be_bytes()),
+        ValueRef::Real(r) => long(2, &r.to_bits().to_be_bytes()),
+        ValueRef::Text(t) => long(3, t),
+        ValueRef::Blob(b) => long(4, b),
+    }
+}
+
+/// Whether two values are the same in every bit.
+pub(super) fn same(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
+    match (a, b) {
+        (ValueRef::Real(a), ValueRef::Real(b)) => a.to_bits() == b.to_bits(),
+        (a, b) => a == b,
+    }
+}
+
 impl ToSql for Cell {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
-            Cell::Null => ValueRef::Null,
-            Cell::Integer(i) => ValueRef::Integer(*i),
-            Cell::Real(r) => ValueRef::Real(*r),
-            Cell::Text(t) => ValueRef::Text(t),
-            Cell::Blob(b) => ValueRef::Blob(b),
-        }))
+        Ok(ToSqlOutput::Borrowed(self.as_ref()))
     }
 }
 
@@ -153,7 +165,7 @@ mod tests {
         let mut bytes = Vec::new();
         for cell in &cells {
             assert_eq!(&Cell::from_json(&cell.json(), "p").unwrap(), cell);
-            cell.encode(&mut bytes);
+            encode(cell.as_ref(), &mut bytes);
         }
         let mut input = bytes.as_slice();
         for cell in &cells {

@@ -1,7 +1,9 @@
 //! Looking at what a recipe did: probe, observe, diff, touches. Changes nothing.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension as _};
 use turnback_core::digest::Sha256;
 use turnback_core::effect::Touch;
@@ -11,10 +13,11 @@ use turnback_core::run::{Measurement, Observation, Standing};
 
 use super::MARKS;
 use super::catalog::{self, quoted};
-use super::cell::Cell;
-use super::connection::{File, failure};
+use super::cell;
+use super::changeset::{Change, Changeset, Op};
+use super::connection::failure;
 use super::recipe::{Recipe, object_place};
-use super::session::{Change, Changeset, Op};
+use super::slot::Slot;
 use crate::Artifacts;
 
 /// Most rows read back after a commit.
@@ -33,18 +36,19 @@ fn changeset(recipe: &Recipe, artifacts: &dyn Artifacts) -> Result<Changeset, Re
 }
 
 /// Whether the run's mark is in the database.
-pub(super) fn probe(file: &File, run: RunId, measurement: &Measurement) -> Standing {
+pub(super) fn probe(slot: &Arc<Slot>, run: RunId, measurement: &Measurement) -> Standing {
     let look = || -> Result<Option<String>, Refusal> {
-        let (c, _watch) = file.reader(WAIT)?;
-        let there: bool = c
-            .query_row("SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = ?1)", [MARKS], |r| r.get(0))
-            .map_err(|e| failure(&e))?;
-        if !there {
-            return Ok(None);
+        let line = slot.reader(WAIT)?;
+        let mut effect = None;
+        if line.catalog()?.marks {
+            effect = line
+                .connection
+                .query_row(&format!("SELECT effect FROM main.{MARKS} WHERE run = ?1"), [run.to_string()], |r| r.get(0))
+                .optional()
+                .map_err(|e| failure(&e))?;
         }
-        c.query_row(&format!("SELECT effect FROM main.{MARKS} WHERE run = ?1"), [run.to_string()], |r| r.get(0))
-            .optional()
-            .map_err(|e| failure(&e))
+        line.keep();
+        Ok(effect)
     };
     match look() {
         Ok(None) => Standing::Before,
@@ -58,26 +62,25 @@ pub(super) fn probe(file: &File, run: RunId, measurement: &Measurement) -> Stand
 
 /// Reads touched rows back and compares them with what was predicted.
 pub(super) fn observe(
-    file: &File,
+    slot: &Arc<Slot>,
     measurement: &Measurement,
     artifacts: &dyn Artifacts,
 ) -> Result<Observation, Refusal> {
     let recipe = Recipe::parse(&measurement.recipe)?;
     let changeset = changeset(&recipe, artifacts)?;
-    let (c, watch) = file.reader(WAIT)?;
-    watch.deadline(Some(Instant::now() + TIME));
+    let line = slot.reader(WAIT)?;
+    line.watch.deadline(Some(Instant::now() + TIME));
+    let c = &line.connection;
     let mut seen = Observation::default();
-    changeset
-        .each(|change| {
-            if seen.compared < COMPARED {
-                seen.compared += 1;
-                seen.differences.extend(compare(&c, &change, recipe.columns(&change.table))?);
-            }
-            Ok(())
-        })
-        .map_err(|e| failure(&e))?;
+    let mut walk = changeset.walk();
+    while seen.compared < COMPARED
+        && let Some(change) = walk.next().map_err(|e| failure(&e))?
+    {
+        seen.compared += 1;
+        seen.differences.extend(compare(c, change, recipe.columns(change.table)).map_err(|e| failure(&e))?);
+    }
     if let Some(schema) = &recipe.schema {
-        let now = catalog::objects(&c).map_err(|e| failure(&e))?;
+        let now = catalog::objects(c).map_err(|e| failure(&e))?;
         for object in &schema.after {
             seen.compared += 1;
             if !now.contains(object) {
@@ -93,39 +96,44 @@ pub(super) fn observe(
         }
         for (table, content) in schema.contents.iter().filter(|(_, content)| content.rows <= COMPARED) {
             seen.compared += content.rows;
-            if catalog::digest(&c, table).map_err(|e| failure(&e))? != content.digest {
+            if catalog::digest(c, table).map_err(|e| failure(&e))? != content.digest {
                 seen.differences.push(format!("table `{table}` holds other rows than predicted"));
             }
         }
     }
+    line.keep();
     Ok(seen)
 }
 
-fn compare(c: &Connection, change: &Change, columns: &[String]) -> rusqlite::Result<Option<String>> {
-    let key: Vec<&String> = columns.iter().zip(&change.key).filter(|(_, k)| **k).map(|(n, _)| n).collect();
-    let wanted: Vec<(&String, &Cell)> =
-        columns.iter().zip(&change.new).filter_map(|(n, cell)| cell.as_ref().map(|cell| (n, cell))).collect();
-    let list: Vec<String> = wanted.iter().map(|(n, _)| quoted(n)).collect();
-    let list = if list.is_empty() { "1".to_owned() } else { list.join(", ") };
-    let test: Vec<String> = key.iter().enumerate().map(|(i, n)| format!("{} IS ?{}", quoted(n), i + 1)).collect();
-    let found: Option<Vec<Cell>> = c
-        .query_row(
-            &format!("SELECT {list} FROM main.{} WHERE {}", quoted(&change.table), test.join(" AND ")),
-            rusqlite::params_from_iter(change.key_values()),
-            |r| (0..wanted.len()).map(|i| r.get_ref(i).map(Cell::of)).collect(),
-        )
-        .optional()?;
-    let place = change.place();
-    Ok(match (change.op, found) {
-        (Op::Delete, None) => None,
-        (Op::Delete, Some(_)) => Some(format!("{place} is still there")),
-        (_, None) => Some(format!("{place} is not there")),
-        (_, Some(cells)) => {
-            wanted.iter().zip(&cells).find(|((_, wanted), found)| *wanted != *found).map(|((name, wanted), found)| {
-                format!("{place}: {name} is {}, predicted was {}", found.literal(), wanted.literal())
-            })
+/// How the row of a change is not as the change left it.
+pub(super) fn compare(c: &Connection, change: &Change<'_>, columns: &[String]) -> rusqlite::Result<Option<String>> {
+    // One text for all rows of a table: it is compiled once.
+    let key = columns.iter().zip(change.key).filter(|(_, key)| **key != 0).map(|(name, _)| name);
+    let test: Vec<String> = key.zip(1..).map(|(name, at)| format!("{} IS ?{at}", quoted(name))).collect();
+    let list: Vec<String> = columns.iter().map(|name| quoted(name)).collect();
+    let (list, table, test) = (list.join(", "), quoted(change.table), test.join(" AND "));
+    let mut select = c.prepare_cached(&format!("SELECT {list} FROM main.{table} WHERE {test}"))?;
+    for (value, at) in change.key_values().zip(1..) {
+        select.raw_bind_parameter(at, ToSqlOutput::Borrowed(value))?;
+    }
+    let mut rows = select.raw_query();
+    let found = rows.next()?;
+    let place = || change.place();
+    let (Some(row), false) = (found, change.op == Op::Delete) else {
+        return Ok(match (found, change.op) {
+            (None, Op::Delete) => None,
+            (None, _) => Some(format!("{} is not there", place())),
+            (Some(_), _) => Some(format!("{} is still there", place())),
+        });
+    };
+    for (at, (wanted, name)) in change.new.iter().zip(columns).enumerate() {
+        let found = row.get_ref(at)?;
+        if let Some(wanted) = wanted.filter(|wanted| !cell::same(*wanted, found)) {
+            let (found, wanted) = (cell::literal(found), cell::literal(wanted));
+            return Ok(Some(format!("{}: {name} is {found}, predicted was {wanted}", place())));
         }
-    })
+    }
+    Ok(None)
 }
 
 /// One line per row, old and new values in full; schema objects by their definitions.
@@ -148,7 +156,7 @@ pub(super) fn diff(measurement: &Measurement, artifacts: &dyn Artifacts) -> Resu
     }
     changeset(&recipe, artifacts)?
         .each(|change| {
-            lines.push(change.line(recipe.columns(&change.table)));
+            lines.push(change.line(recipe.columns(change.table)));
             Ok(())
         })
         .map_err(|e| failure(&e))?;
@@ -162,7 +170,7 @@ pub(super) fn touches(measurement: &Measurement, artifacts: &dyn Artifacts) -> R
     let mut touches = recipe.schema.as_ref().map(super::recipe::SchemaChange::touches).unwrap_or_default();
     changeset(&recipe, artifacts)?
         .each(|change| {
-            touches.push(change.touch(recipe.columns(&change.table)));
+            touches.push(change.touch(recipe.columns(change.table)));
             Ok(())
         })
         .map_err(|e| failure(&e))?;

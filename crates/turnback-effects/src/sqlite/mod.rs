@@ -1,40 +1,53 @@
 //! The SQLite domain: one database file; row changes proved before they are committed.
 //!
-//! A statement runs once inside an open transaction of Turnback's own connection, recorded by SQLite's
-//! session extension. The inverse is tried on the real post-state, and only then is the action judged.
+//! A statement runs once inside an open transaction of Turnback's own connection, every written row
+//! recorded. The inverse is tried on the real post-state, and only then is the action judged.
 //! What was proved is what is committed: the very same open transaction.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `statement.rs` | what a statement is, from its first words; explains, never enforces |
-//! | `connection.rs` | the file's identity, the one write connection, the authorizer: the boundary |
+//! | `watch.rs` | the authorizer: the boundary around an agent's statement |
+//! | `connection.rs` | the file's identity; opening connections |
+//! | `slot.rs` | connections kept between actions; the one that writes and who holds it |
 //! | `stage.rs` | performing, measuring, committing |
 //! | `shape.rs` | a schema change from both sides: objects, pre-images |
 //! | `proof.rs` | whether anything can have changed unseen; whether the inverse restores |
 //! | `way_back.rs` | the inverse and every reason why it cannot be applied |
+//! | `apply.rs` | the inverse where nothing stands against it |
 //! | `whole.rs` | whether a row of a table without a key is still the same row |
 //! | `undo.rs` | inverses of recorded runs as one more action to be staged |
 //! | `recipe.rs` | what a commit does, written down; digests, places, counts |
 //! | `read.rs`, `look.rs` | the read tools; probe, observe, diff |
-//! | `session.rs` | the session extension; all `unsafe` |
+//! | `record.rs` | what every written row held before and holds now |
+//! | `changeset.rs` | row changes in SQLite's format, read and written |
+//! | `session.rs`, `raw.rs` | applying them; a few more calls into the library |
 //! | `catalog.rs`, `cell.rs` | the schema as it is; one value without loss |
 //!
 //! Never performed: transactions, `ATTACH`, `PRAGMA`, `VACUUM`, temporary and virtual tables, several
 //! statements. The one trace left in the database is the table `_turnback_marks`, one row per committed
 //! run, written in the same transaction, so that a commit whose answer was lost can be looked up.
 
+mod apply;
 mod catalog;
 mod cell;
+mod changeset;
 mod connection;
 mod look;
+#[cfg(test)]
+mod oracle;
 mod proof;
+mod raw;
 mod read;
 mod recipe;
+mod record;
 mod session;
 mod shape;
+mod slot;
 mod stage;
 mod statement;
 mod undo;
+mod watch;
 mod way_back;
 mod whole;
 
@@ -49,9 +62,10 @@ use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{Measurement, Observation, Outcome, Standing};
 use turnback_core::tool::{Kind, Risk, ToolSpec, Verb};
 
-use self::connection::{File, Slot};
+use self::connection::File;
 use self::read::Params;
-use crate::{Artifacts, Bounds, Domain, Progress, Reading, Staged, UndoRefused, Undone};
+use self::slot::Slot;
+use crate::{Artifacts, Bounds, Domain, Fate, Progress, Reading, Staged, UndoRefused, Undone};
 
 /// The table of committed runs. Invisible and untouchable for agents.
 const MARKS: &str = "_turnback_marks";
@@ -186,8 +200,8 @@ impl Domain for Sqlite {
         self.aim(&contract.local, &contract.arguments)?;
         let arguments = arguments(&contract.local, &contract.arguments)?;
         match contract.local.as_str() {
-            "schema" => read::schema(&self.slot.file, bounds),
-            "query" => read::query(&self.slot.file, arguments.sql, &arguments.params, bounds),
+            "schema" => read::schema(&self.slot, bounds),
+            "query" => read::query(&self.slot, arguments.sql, &arguments.params, bounds),
             other => Err(Refusal::new(Code::Unsupported, format!("`{other}` is not a read"))),
         }
     }
@@ -228,7 +242,7 @@ impl Domain for Sqlite {
     }
 
     fn probe(&self, run: RunId, measurement: &Measurement) -> Standing {
-        look::probe(&self.slot.file, run, measurement)
+        look::probe(&self.slot, run, measurement)
     }
 
     fn finish(&self, _run: RunId, _measurement: &Measurement, _progress: Progress<'_>) -> Outcome {
@@ -242,7 +256,7 @@ impl Domain for Sqlite {
         measurement: &Measurement,
         artifacts: &dyn Artifacts,
     ) -> Result<Observation, Refusal> {
-        look::observe(&self.slot.file, measurement, artifacts)
+        look::observe(&self.slot, measurement, artifacts)
     }
 
     fn diff(&self, measurement: &Measurement, artifacts: &dyn Artifacts) -> Result<String, Refusal> {
@@ -253,7 +267,7 @@ impl Domain for Sqlite {
         look::touches(measurement, artifacts)
     }
 
-    fn sweep(&self, _alive: &dyn Fn(RunId) -> bool) -> Result<(), Refusal> {
+    fn sweep(&self, _fate: &dyn Fn(RunId) -> Fate) -> Result<(), Refusal> {
         // Staged work is an open transaction: it ended with the process that held it.
         Ok(())
     }

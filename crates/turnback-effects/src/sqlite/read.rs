@@ -1,14 +1,17 @@
 //! Running one statement and answering with rows; the `schema` and `query` tools.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Statement};
 use serde_json::{Map, Value, json};
 use turnback_core::refusal::{Code, Refusal};
 
 use super::catalog::{self, TableKind};
 use super::cell::Cell;
-use super::connection::{File, Use, Watch, failure, statement_failure};
+use super::connection::{failure, statement_failure};
+use super::slot::Slot;
+use super::watch::{Use, Watch};
 use crate::{Bounds, Reading};
 
 /// Parameters of a statement.
@@ -118,21 +121,20 @@ impl Answer {
     }
 }
 
-/// Runs one statement to its end and keeps as many rows of its answer as the bounds allow. Writes are
-/// stepped to the end whatever is kept; so are reads, to count what is left out.
-pub(super) fn run(
-    c: &Connection,
-    sql: &str,
-    params: &Params,
-    bounds: &Bounds,
-    only_reads: bool,
-) -> Result<Answer, Problem> {
-    let mut statement = c.prepare(sql)?;
+/// Compiles an agent's statement.
+pub(super) fn compile<'c>(c: &'c Connection, sql: &str, only_reads: bool) -> Result<Statement<'c>, Problem> {
+    let statement = c.prepare(sql)?;
     if only_reads && !statement.readonly() {
         return Err(Problem::Refused(
             Refusal::new(Code::Unsupported, "a query only reads").at("arguments.sql").next("use `execute` to write"),
         ));
     }
+    Ok(statement)
+}
+
+/// Runs one statement to its end and keeps as many rows of its answer as the bounds allow. Writes are
+/// stepped to the end whatever is kept; so are reads, to count what is left out.
+pub(super) fn run(mut statement: Statement<'_>, params: &Params, bounds: &Bounds) -> Result<Answer, Problem> {
     params.bind(&mut statement)?;
     let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let width = columns.len();
@@ -169,23 +171,29 @@ pub(super) fn run(
 }
 
 /// Answers a query.
-pub(super) fn query(file: &File, sql: &str, params: &Params, bounds: &Bounds) -> Result<Reading, Refusal> {
-    let (c, watch) = file.reader(bounds.lock_wait)?;
+pub(super) fn query(slot: &Arc<Slot>, sql: &str, params: &Params, bounds: &Bounds) -> Result<Reading, Refusal> {
+    let line = slot.reader(bounds.lock_wait)?;
+    let watch = &line.watch;
     watch.deadline(Some(Instant::now() + bounds.time));
-    let tables = catalog::tables(&c).map_err(|e| failure(&e))?;
-    watch.begin(Use::Read, tables.into_keys());
-    let answer = run(&c, sql, params, bounds, true).map_err(|e| e.refusal(&watch))?;
-    Ok(Reading { reply: answer.json(), places: watch.reported().read.into_iter().collect() })
+    watch.begin(Use::Read, Arc::clone(&line.catalog()?.names));
+    let answer = compile(&line.connection, sql, true)
+        .and_then(|statement| run(statement, params, bounds))
+        .map_err(|e| e.refusal(watch))?;
+    watch.turn(Use::Own);
+    let places = watch.reported().read.into_iter().collect();
+    line.keep();
+    Ok(Reading { reply: answer.json(), places })
 }
 
 /// Describes tables, views, indexes and triggers.
-pub(super) fn schema(file: &File, bounds: &Bounds) -> Result<Reading, Refusal> {
-    let (c, watch) = file.reader(bounds.lock_wait)?;
-    watch.deadline(Some(Instant::now() + bounds.time));
+pub(super) fn schema(slot: &Arc<Slot>, bounds: &Bounds) -> Result<Reading, Refusal> {
+    let line = slot.reader(bounds.lock_wait)?;
+    line.watch.deadline(Some(Instant::now() + bounds.time));
+    let c = &line.connection;
     let describe = || -> rusqlite::Result<Value> {
         let mut tables = Vec::new();
-        for table in catalog::tables(&c)?.values() {
-            let columns: Vec<Value> = catalog::columns(&c, &table.name)?
+        for table in catalog::tables(c)?.values() {
+            let columns: Vec<Value> = catalog::columns(c, &table.name)?
                 .into_iter()
                 .filter(|c| c.hidden != 1)
                 .map(|c| {
@@ -195,7 +203,7 @@ pub(super) fn schema(file: &File, bounds: &Bounds) -> Result<Reading, Refusal> {
                     })
                 })
                 .collect();
-            let keys: Vec<Value> = catalog::foreign_keys(&c, &table.name)?
+            let keys: Vec<Value> = catalog::foreign_keys(c, &table.name)?
                 .into_iter()
                 .map(|f| {
                     let (from, to): (Vec<_>, Vec<_>) = f.columns.into_iter().unzip();
@@ -214,7 +222,7 @@ pub(super) fn schema(file: &File, bounds: &Bounds) -> Result<Reading, Refusal> {
                 "name": table.name, "kind": kind, "columns": columns, "foreign_keys": keys, "sql": table.sql,
             }));
         }
-        let others: Vec<Value> = catalog::objects(&c)?
+        let others: Vec<Value> = catalog::objects(c)?
             .into_iter()
             .filter(|o| o.kind == "index" || o.kind == "trigger")
             .map(|o| json!({ "name": o.name, "kind": o.kind, "table": o.table, "sql": o.sql }))
@@ -222,6 +230,7 @@ pub(super) fn schema(file: &File, bounds: &Bounds) -> Result<Reading, Refusal> {
         Ok(json!({ "tables": tables, "indexes_and_triggers": others }))
     };
     let reply = describe().map_err(|e| failure(&e))?;
+    line.keep();
     if reply.to_string().len() as u64 > bounds.read_bytes {
         return Err(Refusal::new(Code::TooLarge, format!("the schema is longer than {} bytes", bounds.read_bytes)));
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::types::ValueRef;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use turnback_core::digest::{EffectDigest, Sha256};
@@ -12,9 +13,9 @@ use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::Footprint;
 
 use super::catalog::Object;
-use super::cell::Cell;
+use super::cell::{encode, literal};
+use super::changeset::{Change, Changeset, Op};
 use super::connection::failure;
-use super::session::{Change, Changeset, Op};
 
 /// The account of one commit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,8 +91,8 @@ impl Recipe {
 }
 
 /// A row as people and conflicts name it: `customers 17`, `lines 4,'x'`.
-pub(super) fn place(table: &str, key: &[Cell]) -> String {
-    let key: Vec<String> = key.iter().map(Cell::literal).collect();
+pub(super) fn place<'v>(table: &str, key: impl IntoIterator<Item = ValueRef<'v>>) -> String {
+    let key: Vec<String> = key.into_iter().map(literal).collect();
     format!("{table} {}", key.join(","))
 }
 
@@ -100,58 +101,48 @@ pub(super) fn object_place(object: &Object) -> String {
     format!("{} `{}`", object.kind, object.name)
 }
 
-impl Change {
+impl<'a> Change<'a> {
     /// The values of the key columns.
-    pub(super) fn key_values(&self) -> Vec<Cell> {
+    pub(super) fn key_values(&self) -> impl Iterator<Item = ValueRef<'a>> + '_ {
         let side = if self.op == Op::Insert { &self.new } else { &self.old };
-        self.key.iter().zip(side).filter(|(key, _)| **key).filter_map(|(_, cell)| cell.clone()).collect()
+        self.key.iter().zip(side).filter(|(key, _)| **key != 0).filter_map(|(_, value)| *value)
     }
 
     pub(super) fn place(&self) -> String {
-        place(&self.table, &self.key_values())
+        place(self.table, self.key_values())
     }
 
     /// The columns an update changes.
     pub(super) fn changed(&self) -> impl Iterator<Item = usize> {
         (0..self.key.len()).filter(|i| {
-            self.op == Op::Update
-                && !self.key.get(*i).copied().unwrap_or(true)
-                && self.new.get(*i).is_some_and(Option::is_some)
+            self.op == Op::Update && self.key.get(*i) == Some(&0) && self.new.get(*i).is_some_and(Option::is_some)
         })
     }
 
-    fn encoded(&self, values: bool) -> Sha256 {
-        let mut bytes = Vec::new();
-        bytes.push(match self.op {
+    /// Appends which fields of which row are concerned: everything but the values.
+    fn encode_place(&self, out: &mut Vec<u8>) {
+        out.push(match self.op {
             Op::Insert => b'+',
             Op::Update => b'~',
             Op::Delete => b'-',
         });
-        for cell in self.key_values() {
-            cell.encode(&mut bytes);
+        for value in self.key_values() {
+            encode(value, out);
         }
-        for (at, (old, new)) in self.old.iter().zip(&self.new).enumerate() {
-            for (side, cell) in [(0_u8, old), (1, new)] {
-                if let Some(cell) = cell {
-                    bytes.extend_from_slice(&(at as u64).to_be_bytes());
-                    bytes.push(side);
-                    if values {
-                        cell.encode(&mut bytes);
-                    }
-                }
-            }
-        }
-        Sha256::of_parts("turnback row change v1", [self.table.as_bytes(), &bytes])
+        // A byte each: how many columns there are was said before.
+        out.extend(
+            self.old.iter().zip(&self.new).map(|(old, new)| u8::from(old.is_some()) | u8::from(new.is_some()) << 1),
+        );
     }
 
-    fn side(&self, cells: &[Option<Cell>], exists: bool) -> Option<Fingerprint> {
+    fn side(&self, cells: &[Option<ValueRef<'_>>], exists: bool) -> Option<Fingerprint> {
         exists.then(|| {
             let mut bytes = Vec::new();
             for (at, cell) in cells.iter().enumerate() {
-                let counts = self.op != Op::Update || !self.key.get(at).copied().unwrap_or(false);
-                if let Some(cell) = cell.as_ref().filter(|_| counts) {
+                let counts = self.op != Op::Update || self.key.get(at) == Some(&0);
+                if let Some(value) = cell.filter(|_| counts) {
                     bytes.extend_from_slice(&(at as u64).to_be_bytes());
-                    cell.encode(&mut bytes);
+                    encode(value, &mut bytes);
                 }
             }
             Fingerprint(Sha256::of(&bytes))
@@ -170,8 +161,8 @@ impl Change {
     /// One line, with every value in full.
     pub(super) fn line(&self, columns: &[String]) -> String {
         let name = |i: usize| columns.get(i).map_or("?", String::as_str);
-        let value = |cells: &[Option<Cell>], i: usize| {
-            cells.get(i).and_then(Option::as_ref).map_or_else(|| "?".to_owned(), Cell::literal)
+        let value = |cells: &[Option<ValueRef<'_>>], i: usize| {
+            cells.get(i).copied().flatten().map_or_else(|| "?".to_owned(), literal)
         };
         match self.op {
             Op::Update => {
@@ -204,6 +195,9 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Counts and names every change.
+    ///
+    /// The changeset lists tables and rows in an order that does not depend on how they came to be
+    /// changed, so its bytes as they are name the effect.
     pub(super) fn of(changeset: &Changeset, recipe: &Recipe) -> Result<Self, Refusal> {
         let mut tally = Self {
             blast: Blast::default(),
@@ -217,33 +211,50 @@ impl Tally {
         if let Some(schema) = &recipe.schema {
             tally.schema(schema, &mut exact, &mut places);
         }
-        changeset
-            .each(|change| {
-                exact.push(change.encoded(true));
-                places.push(change.encoded(false));
-                if change.indirect {
-                    *tally.indirect.entry(change.table.clone()).or_default() += 1;
-                }
-                let rows = tally.blast.rows.entry(change.table.clone()).or_default();
-                match change.op {
-                    Op::Insert => rows.inserted += 1,
-                    Op::Update => rows.updated += 1,
-                    Op::Delete => rows.deleted += 1,
-                }
-                let touch = || change.touch(recipe.columns(&change.table));
-                tally.note(touch);
-                Ok(())
-            })
-            .map_err(|e| failure(&e))?;
-        tally.blast.bytes += changeset.bytes().len() as u64;
+        let mut concerned = Vec::new();
+        let mut walk = changeset.walk();
+        let (mut table, mut rows, mut indirect) = (String::new(), Rows::default(), 0);
+        while let Some(change) = walk.next().map_err(|e| failure(&e))? {
+            if change.table != table {
+                tally.table(&table, std::mem::take(&mut rows), std::mem::take(&mut indirect));
+                change.table.clone_into(&mut table);
+                encode(ValueRef::Text(table.as_bytes()), &mut concerned);
+                encode(ValueRef::Blob(change.key), &mut concerned);
+            }
+            change.encode_place(&mut concerned);
+            indirect += u64::from(change.indirect);
+            match change.op {
+                Op::Insert => rows.inserted += 1,
+                Op::Update => rows.updated += 1,
+                Op::Delete => rows.deleted += 1,
+            }
+            tally.note(|| change.touch(recipe.columns(change.table)));
+        }
+        tally.table(&table, rows, indirect);
+        if let Some(hash) = recipe.changeset {
+            exact.push(hash);
+            places.push(Sha256::of(&concerned));
+        }
+        tally.blast.bytes += changeset.bytes.len() as u64;
         let name = |purpose: &str, hashes: &mut Vec<Sha256>| {
-            // The order in which a changeset lists rows is not part of what is done.
             hashes.sort_unstable();
             EffectDigest(Sha256::of_parts(purpose, hashes.iter().map(|h| h.as_bytes().as_slice())))
         };
-        tally.digest = name("turnback sqlite effect v1", &mut exact);
-        tally.places = name("turnback sqlite places v1", &mut places);
+        tally.digest = name("turnback sqlite effect v2", &mut exact);
+        tally.places = name("turnback sqlite places v2", &mut places);
         Ok(tally)
+    }
+
+    fn table(&mut self, name: &str, rows: Rows, indirect: u64) {
+        if rows != Rows::default() {
+            let all = self.blast.rows.entry(name.to_owned()).or_default();
+            all.inserted += rows.inserted;
+            all.updated += rows.updated;
+            all.deleted += rows.deleted;
+        }
+        if indirect > 0 {
+            self.indirect.insert(name.to_owned(), indirect);
+        }
     }
 
     /// Adds changes SQLite counted and the changeset does not hold: rows with NULL in their key, rows of

@@ -9,9 +9,10 @@ use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 
 use super::catalog::{self, Object, Table, TableKind};
-use super::connection::{Lease, own};
+use super::connection::own;
+use super::raw::too_big;
 use super::recipe::{Content, Image, SchemaChange};
-use super::session;
+use super::slot::Lease;
 use super::stage::Action;
 use crate::{Artifact, Bounds, UndoRefused};
 
@@ -77,7 +78,7 @@ pub(super) fn difference(before: &[Object], after: &[Object]) -> (Vec<Object>, V
 /// of every table that is dropped or rebuilt.
 pub(super) fn rehearse(
     lease: &Lease,
-    action: &dyn Action,
+    action: &impl Action,
     tables: &BTreeMap<String, Table>,
     bounds: &Bounds,
     artifacts: &mut BTreeMap<Sha256, Vec<u8>>,
@@ -85,7 +86,8 @@ pub(super) fn rehearse(
     let c = &lease.connection;
     let objects_before = own(catalog::objects(c))?;
     own(c.execute_batch("SAVEPOINT turnback"))?;
-    action.perform(lease)?;
+    let (_, ready) = action.ready(lease)?;
+    action.perform(lease, ready)?;
     let (before, after) = difference(&objects_before, &own(catalog::objects(c))?);
     own(c.execute_batch("ROLLBACK TO turnback; RELEASE turnback"))?;
     let mut change =
@@ -116,7 +118,7 @@ pub(super) fn rehearse(
             let read = catalog::each_row(c, name, &columns, |row| {
                 bytes.extend_from_slice(&row);
                 let full = bytes.len() as u64 > bounds.snapshot_bytes;
-                if full { Err(session::too_big()) } else { Ok(()) }
+                if full { Err(too_big()) } else { Ok(()) }
             });
             own(read)?;
         }

@@ -9,10 +9,11 @@
 //! way back earns and why. Never commits by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, Statement};
 use serde_json::Value;
 use turnback_core::digest::Sha256;
 use turnback_core::names::{ResourceName, RunId};
@@ -22,12 +23,15 @@ use turnback_core::run::Outcome;
 use turnback_core::text::visible;
 
 use super::MARKS;
-use super::catalog::{self, Table, TableKind};
-use super::connection::{Lease, Reported, Slot, Use, failure, is_volatile_text, own};
+use super::catalog::{self, Catalog, Table, TableKind};
+use super::connection::{failure, own};
 use super::proof::{Weak, null_key, prove, weakness, witness};
+use super::raw::foreign_keys_violated;
 use super::recipe::{Recipe, Tally, Touched, object_place, summary};
-use super::session::{Session, foreign_keys_violated};
+use super::record;
 use super::shape::{Shape, rehearse};
+use super::slot::{Lease, Slot, execute};
+use super::watch::{Reported, Use, is_volatile_text};
 use super::whole;
 use crate::{Artifact, Bounds, Held, Progress, Staged, UndoRefused};
 use turnback_core::effect::Effect;
@@ -41,14 +45,22 @@ pub(super) struct Performed {
 
 /// Something that changes the database inside the open transaction.
 pub(super) trait Action {
+    /// What is kept between getting ready and performing: a compiled statement.
+    type Ready<'c>;
+
     /// Whether it may change the schema.
     fn changes_schema(&self) -> bool;
 
-    /// The tables it may write, known before it runs.
-    fn expected(&self, lease: &Lease) -> Result<BTreeSet<String>, Refusal>;
+    /// Whether it may ask how many changes the connection made before.
+    fn counts(&self) -> bool {
+        false
+    }
+
+    /// The tables it may write, known before it runs, and what it is ready with.
+    fn ready<'c>(&self, lease: &'c Lease) -> Result<(BTreeSet<String>, Self::Ready<'c>), Refusal>;
 
     /// Does it.
-    fn perform(&self, lease: &Lease) -> Result<Performed, UndoRefused>;
+    fn perform<'c>(&self, lease: &'c Lease, ready: Self::Ready<'c>) -> Result<Performed, UndoRefused>;
 
     /// Begins the summary: empty, or `undoes 2 runs: `.
     fn prefix(&self) -> String;
@@ -56,45 +68,51 @@ pub(super) trait Action {
 
 /// Stages an action.
 pub(super) fn stage(
-    slot: &std::sync::Arc<Slot>,
+    slot: &Arc<Slot>,
     run: RunId,
     resource: &ResourceName,
     bounds: &Bounds,
-    action: &dyn Action,
+    action: &impl Action,
 ) -> Result<Staged, UndoRefused> {
-    let lease = slot.lease(bounds.lock_wait)?;
+    let mut lease = slot.lease(bounds.lock_wait)?;
+    let catalog = lease.catalog()?;
+    if catalog.counts || action.counts() {
+        lease = lease.without_past(bounds.lock_wait)?;
+    }
     lease.watch.deadline(Some(Instant::now() + bounds.time));
     let c = &lease.connection;
-    let tables = own(catalog::tables(c))?;
+    let tables = &catalog.tables;
     let mut artifacts: BTreeMap<Sha256, Vec<u8>> = BTreeMap::new();
 
     let mut shape = match action.changes_schema() {
-        true => Some(rehearse(&lease, action, &tables, bounds, &mut artifacts)?),
+        true => Some(rehearse(&lease, action, tables, bounds, &mut artifacts)?),
         false => None,
     };
     let rebuilt: BTreeSet<String> = shape.as_ref().map(Shape::tables).unwrap_or_default();
 
-    let expected = action.expected(&lease)?;
+    let (expected, ready) = action.ready(&lease)?;
+    // The compiler may name a table as it likes; the catalog has it as it was created.
+    let named =
+        |name: &String| tables.get(name).or_else(|| tables.values().find(|t| t.name.eq_ignore_ascii_case(name)));
     let mut weak = BTreeMap::new();
-    for table in expected.iter().filter(|t| !rebuilt.contains(*t)) {
-        if let Some(why) = tables.get(table).map(|t| weakness(c, t)).transpose()?.flatten() {
-            let small = own(catalog::count(c, table))? <= bounds.proof_rows;
-            let before = if small { Some(own(catalog::digest(c, table))?) } else { None };
-            weak.insert(table.clone(), Weak { why, before });
+    let mut shapes = Vec::new();
+    for table in expected.iter().filter_map(named).filter(|t| !rebuilt.contains(&t.name)) {
+        let columns = own(catalog.columns(c, &table.name))?;
+        if table.kind == TableKind::Ordinary {
+            shapes.push(record::Shape::new(&table.name, &columns));
+        }
+        if let Some(why) = weakness(c, table, &columns)? {
+            let small = own(catalog::count(c, &table.name))? <= bounds.proof_rows;
+            let before = if small { Some(own(catalog::digest(c, &table.name))?) } else { None };
+            weak.insert(table.name.clone(), Weak { why, before });
         }
     }
 
-    // Recording starts before the statement is compiled: SQLite decides then whether a whole table may
-    // be cleared without visiting its rows.
-    let recorded: Vec<&str> = tables
-        .values()
-        .filter(|t| t.kind == TableKind::Ordinary && !rebuilt.contains(&t.name))
-        .map(|t| t.name.as_str())
-        .collect();
-    let session = own(Session::start(c, recorded.iter().copied()))?;
-    let version: i64 = own(c.query_row("PRAGMA main.schema_version", [], |r| r.get(0)))?;
+    let version = own(catalog::version(c))?;
     let changes_before = c.total_changes();
-    let performed = action.perform(&lease)?;
+    lease.recorder.begin(shapes, bounds.snapshot_bytes.saturating_mul(4));
+    let performed = action.perform(&lease, ready)?;
+    lease.recorder.pause();
     if c.is_autocommit() {
         return Err(Refusal::new(Code::Unsupported, "the statement ended the transaction it was staged in").into());
     }
@@ -106,40 +124,41 @@ pub(super) fn stage(
         .at("arguments.sql")
         .into());
     }
-    if session.memory() > bounds.snapshot_bytes.saturating_mul(4) {
+    let changeset = lease.recorder.changeset().map_err(|e| match e.sqlite_error_code() {
+        Some(ErrorCode::TooBig) => too_large(bounds),
+        _ => failure(&e),
+    })?;
+    if changeset.bytes.len() as u64 > bounds.snapshot_bytes {
         return Err(too_large(bounds).into());
     }
-    let changeset = own(session.changeset())?;
-    if changeset.bytes().len() as u64 > bounds.snapshot_bytes {
-        return Err(too_large(bounds).into());
-    }
-    drop(session);
+    let strangers = lease.recorder.strangers();
     let changes = c.total_changes().saturating_sub(changes_before);
+    let now = if shape.is_some() { lease.catalog()? } else { Arc::clone(&catalog) };
 
     // What was done, written down.
     let mut recipe = Recipe { changeset: None, whole: None, tables: BTreeMap::new(), schema: None };
     let mut written = BTreeSet::new();
-    changeset
-        .each(|change| {
-            if !written.contains(&change.table) {
-                written.insert(change.table);
-            }
-            Ok(())
-        })
-        .map_err(|e| failure(&e))?;
+    let mut keyless = false;
+    let mut walk = changeset.walk();
+    while let Some(change) = own(walk.next())? {
+        if !written.contains(change.table) {
+            written.insert(change.table.to_owned());
+        }
+    }
     for table in &written {
-        let columns = own(catalog::columns(c, table))?;
+        let columns = own(now.columns(c, table))?;
         let sql = tables.get(table).map_or("", |t| t.sql.as_str());
+        keyless |= columns.iter().all(|c| c.key == 0);
         recipe.tables.insert(
             table.clone(),
             Touched { fingerprint: Sha256::of(sql.as_bytes()), columns: catalog::changeset_columns(&columns) },
         );
     }
     if !changeset.is_empty() {
-        let artifact = Artifact::new(changeset.bytes().to_vec());
+        let artifact = Artifact::new(changeset.bytes.clone());
         recipe.changeset = Some(artifact.hash);
         artifacts.insert(artifact.hash, artifact.bytes);
-        let whole = whole::written(c, &changeset, bounds.snapshot_bytes)?;
+        let whole = if keyless { whole::written(c, &changeset, bounds.snapshot_bytes)? } else { Vec::new() };
         if !whole.is_empty() {
             let artifact = Artifact::new(whole);
             recipe.whole = Some(artifact.hash);
@@ -149,7 +168,7 @@ pub(super) fn stage(
     if let Some(shape) = &mut shape {
         shape.after(c, bounds)?;
         recipe.schema = Some(shape.change.clone());
-    } else if own(c.query_row("PRAGMA main.schema_version", [], |r| r.get::<_, i64>(0)))? != version {
+    } else if own(catalog::version(c))? != version {
         return Err(Refusal::new(Code::Unsupported, "the statement changed the schema without saying so").into());
     }
 
@@ -157,8 +176,20 @@ pub(super) fn stage(
     let rows = tally.blast.rows_total();
     let reported = performed.reported.clone().unwrap_or_default();
     let mut doubts = Vec::new();
-    let completeness =
-        witness(c, &expected, &written, &rebuilt, &reported, &tables, &weak, changes, &changeset, &mut doubts)?;
+    let completeness = witness(
+        c,
+        &expected,
+        &written,
+        &strangers,
+        &rebuilt,
+        &reported,
+        &now,
+        tables,
+        &weak,
+        changes,
+        &changeset,
+        &mut doubts,
+    )?;
 
     // The proof runs on the real post-state of this very action.
     let (level, evidence) = if completeness != Completeness::Closed {
@@ -174,7 +205,7 @@ pub(super) fn stage(
             ),
         )
     } else {
-        prove(c, &changeset, &recorded, &recipe, &artifacts, shape.as_ref(), &weak, rows)?
+        prove(&lease, &recipe, &artifacts, shape.as_ref(), &weak, &strangers, rows)?
     };
     lease.watch.deadline(None);
 
@@ -186,12 +217,12 @@ pub(super) fn stage(
         .iter()
         .map(|(hash, bytes)| Snapshot { hash: *hash, place: "vault".into(), bytes: bytes.len() as u64 })
         .collect();
-    describe(&mut plan, c, &recipe, &written, &reported, &tables)?;
+    describe(&mut plan, c, &recipe, &written, &reported, &now, tables)?;
 
     let mut line = summary(&tally.blast, &tally.indirect, recipe.schema.as_ref());
     if recipe.schema.is_none()
         && changes > rows
-        && let Some(table) = unlistable(c, &expected, &reported, &tables, &weak)?
+        && let Some(table) = unlistable(c, &expected, &reported, &now, tables, &weak)?
     {
         tally.unlisted(&table, changes - rows);
         let more = format!("changes {} rows of `{}` that cannot be listed", changes - rows, visible(&table));
@@ -202,7 +233,7 @@ pub(super) fn stage(
     if let Value::Object(map) = &mut reply {
         map.insert("effect".into(), Value::String(line.clone()));
     }
-    let volatile = reported.volatile || volatile_defaults(c, &reported)?;
+    let volatile = reported.volatile || volatile_defaults(c, &now, &reported)?;
     let effect =
         Effect { summary: line, blast: tally.blast, digest: tally.digest, places: tally.places, volatile, reply };
     let value = serde_json::to_value(&recipe).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?;
@@ -216,6 +247,7 @@ fn unlistable(
     c: &Connection,
     expected: &BTreeSet<String>,
     reported: &Reported,
+    catalog: &Catalog,
     tables: &BTreeMap<String, Table>,
     weak: &BTreeMap<String, Weak>,
 ) -> Result<Option<String>, Refusal> {
@@ -223,7 +255,7 @@ fn unlistable(
         let found = match tables.get(name) {
             Some(table) if table.kind == TableKind::Virtual => true,
             Some(table) if table.kind == TableKind::Ordinary => {
-                weak.contains_key(name) || null_key(c, table, &own(catalog::columns(c, name))?)?
+                weak.contains_key(name) || null_key(c, table, &own(catalog.columns(c, name))?)?
             }
             _ => false,
         };
@@ -249,32 +281,36 @@ struct Open {
     lease: Lease,
 }
 
+impl Open {
+    /// The mark commits with the effect, so a lost answer can be looked up.
+    fn mark(&self) -> Result<(), Refusal> {
+        let c = &self.lease.connection;
+        let catalog = self.lease.catalog()?;
+        if catalog.marks_trigger {
+            // It would run unmeasured. The switch stays off, so this connection is not kept.
+            own(c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false))?;
+        }
+        if !catalog.marks {
+            own(c.execute_batch(&format!(
+                "CREATE TABLE IF NOT EXISTS main.{MARKS} (run TEXT NOT NULL PRIMARY KEY, effect TEXT NOT NULL, \
+                 at INTEGER NOT NULL) WITHOUT ROWID"
+            )))?;
+        }
+        let insert = format!("INSERT INTO main.{MARKS} (run, effect, at) VALUES (?1, ?2, unixepoch())");
+        own(c.prepare_cached(&insert).and_then(|mut insert| insert.execute((&self.run, &self.effect))).map(drop))
+    }
+}
+
 impl Held for Open {
     fn commit(self: Box<Self>, _progress: Progress<'_>) -> Outcome {
-        let c = &self.lease.connection;
-        if let Err(refusal) = self.lease.file().still() {
+        if let Err(refusal) = self.lease.still().and_then(|_| self.mark()) {
             return Outcome::Failed { refusal };
         }
-        // The mark commits with the effect, so a lost answer can be looked up. A trigger somebody hung on
-        // the marks would run unmeasured.
-        let marked = c
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
-            .and_then(|_| {
-                c.execute_batch(&format!(
-                    "CREATE TABLE IF NOT EXISTS main.{MARKS} (run TEXT NOT NULL PRIMARY KEY, effect TEXT NOT NULL, \
-                 at INTEGER NOT NULL) WITHOUT ROWID"
-                ))
-            })
-            .and_then(|()| {
-                c.execute(
-                    &format!("INSERT INTO main.{MARKS} (run, effect, at) VALUES (?1, ?2, unixepoch())"),
-                    (&self.run, &self.effect),
-                )
-            });
-        if let Err(error) = marked {
-            return Outcome::Failed { refusal: failure(&error) };
-        }
-        let Err(error) = c.execute_batch("COMMIT") else { return Outcome::Succeeded };
+        let c = &self.lease.connection;
+        let Err(error) = execute(c, "COMMIT") else {
+            self.lease.keep();
+            return Outcome::Succeeded;
+        };
         let code = error.sqlite_error_code();
         let undone = matches!(
             code,
@@ -299,6 +335,7 @@ fn describe(
     recipe: &Recipe,
     written: &BTreeSet<String>,
     reported: &Reported,
+    catalog: &Catalog,
     tables: &BTreeMap<String, Table>,
 ) -> Result<(), Refusal> {
     if let Some(schema) = &recipe.schema {
@@ -328,7 +365,7 @@ fn describe(
     }
     for table in written {
         let Some(table) = tables.get(table) else { continue };
-        let columns = own(catalog::columns(c, &table.name))?;
+        let columns = own(catalog.columns(c, &table.name))?;
         let counted = table.sql.to_ascii_lowercase().contains("autoincrement");
         if counted && reported.inserted.contains(&table.name) {
             plan.residue.push(format!("the AUTOINCREMENT counter of `{}` stays where it is", table.name));
@@ -344,9 +381,9 @@ fn describe(
 }
 
 /// Whether a table that is inserted into fills a column with the time or chance by itself.
-fn volatile_defaults(c: &Connection, reported: &Reported) -> Result<bool, Refusal> {
+fn volatile_defaults(c: &Connection, catalog: &Catalog, reported: &Reported) -> Result<bool, Refusal> {
     for table in &reported.inserted {
-        let columns = own(catalog::columns(c, table))?;
+        let columns = own(catalog.columns(c, table))?;
         if columns.iter().any(|c| c.default.as_deref().is_some_and(is_volatile_text)) {
             return Ok(true);
         }
@@ -369,23 +406,28 @@ impl Execute<'_> {
 }
 
 impl Action for Execute<'_> {
+    type Ready<'c> = Statement<'c>;
+
     fn changes_schema(&self) -> bool {
         self.schema
     }
 
-    fn expected(&self, lease: &Lease) -> Result<BTreeSet<String>, Refusal> {
-        let names = own(catalog::tables(&lease.connection))?.into_keys();
-        lease.watch.begin(self.r#use(), names);
-        let prepared = lease.connection.prepare(self.sql).map(drop);
-        lease.watch.turn(Use::Own);
-        prepared.map_err(|e| super::connection::statement_failure(&e, &lease.watch))?;
-        Ok(lease.watch.reported().written)
+    fn counts(&self) -> bool {
+        catalog::counts(self.sql)
     }
 
-    fn perform(&self, lease: &Lease) -> Result<Performed, UndoRefused> {
-        let names = own(catalog::tables(&lease.connection))?.into_keys();
-        lease.watch.begin(self.r#use(), names);
-        let ran = super::read::run(&lease.connection, self.sql, self.params, self.bounds, false);
+    fn ready<'c>(&self, lease: &'c Lease) -> Result<(BTreeSet<String>, Statement<'c>), Refusal> {
+        lease.watch.begin(self.r#use(), Arc::clone(&lease.catalog()?.names));
+        let compiled = super::read::compile(&lease.connection, self.sql, false);
+        lease.watch.turn(Use::Own);
+        let statement = compiled.map_err(|e| e.refusal(&lease.watch))?;
+        Ok((lease.watch.reported().written, statement))
+    }
+
+    fn perform<'c>(&self, lease: &'c Lease, statement: Statement<'c>) -> Result<Performed, UndoRefused> {
+        // What was seen while compiling still counts.
+        lease.watch.turn(self.r#use());
+        let ran = super::read::run(statement, self.params, self.bounds);
         lease.watch.turn(Use::Own);
         let answer = ran.map_err(|e| e.refusal(&lease.watch))?;
         let mut reply = answer.json();

@@ -5,7 +5,7 @@
 
 use turnback_core::refusal::{Code, Refusal};
 
-use super::connection::is_own;
+use super::watch::is_own;
 
 /// The class of a statement and the table or object it names first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +178,9 @@ fn tokens(sql: &str) -> Vec<Token> {
                 });
                 at += 1;
             }
+            // SQLite takes a byte order mark for a blank wherever a word could begin. Taken for the beginning
+            // of the word it would hide whose name that is.
+            0xEF if sql.get(at..).is_some_and(|rest| rest.starts_with('\u{FEFF}')) => at += 3,
             _ if byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80 => {
                 let start = at;
                 while bytes.get(at).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_' || *b == b'$' || *b >= 0x80)
@@ -187,7 +190,8 @@ fn tokens(sql: &str) -> Vec<Token> {
                 let written = sql.get(start..at).unwrap_or_default();
                 tokens.push(Token::Word(written.to_ascii_lowercase(), written.to_owned()));
             }
-            _ if byte.is_ascii_whitespace() => at += 1,
+            // A vertical tab too is a blank to SQLite, behind another one.
+            _ if byte.is_ascii_whitespace() || byte == 0x0B => at += 1,
             _ => {
                 tokens.push(Token::Other);
                 at += 1;
@@ -215,6 +219,8 @@ mod tests {
             ("insert into notes values ('_turnback')", "insert", "notes"),
             ("delete from 'orders'", "delete", "orders"),
             ("ALTER TABLE t ADD COLUMN x", "alter_table", "t"),
+            ("\u{feff}drop \u{feff}table \u{feff}\u{feff}orders", "drop_table", "orders"),
+            ("delete from \u{b}orders", "delete", "orders"),
         ] {
             let found = classify(sql).unwrap();
             assert_eq!((found.class.as_str(), found.object.as_str()), (class, object), "{sql}");
@@ -238,6 +244,8 @@ mod tests {
             "alter table t rename to '_turnback_marks'",
             "create trigger g after insert on t begin delete from '_TurnBack_marks'; end",
             "create table t (a references '_turnback_marks')",
+            "create trigger g after insert on t begin delete from \u{feff}_turnback_marks; end",
+            "\u{feff}pragma writable_schema=1",
         ] {
             assert!(classify(sql).is_err(), "{sql:?}");
         }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::Connection;
 use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::{Conflict, Level};
 
-use super::connection::{Lease, failure, own};
+use super::changeset::{Changeset, Op};
+use super::connection::{failure, own};
 use super::recipe::Recipe;
-use super::session::{Changeset, Op};
+use super::slot::Lease;
 use super::stage::{Action, Performed};
 use super::way_back;
 use crate::{Artifacts, UndoRefused, Undone};
@@ -50,14 +50,14 @@ impl<'a> Undo<'a> {
     }
 
     /// Takes every run back in turn. The flag says that foreign keys must be looked at.
-    fn reverse_all(&self, c: &Connection) -> Result<(Vec<Conflict>, bool), Refusal> {
+    fn reverse_all(&self, lease: &Lease) -> Result<(Vec<Conflict>, bool), Refusal> {
         let mut conflicts = Vec::new();
         // Rebuilding tables runs without foreign key enforcement.
         let mut violated = self.changes_schema();
         for recipe in &self.recipes {
-            let found = way_back::schema_conflicts(c, recipe)?;
+            let found = way_back::schema_conflicts(&lease.connection, recipe)?;
             if found.is_empty() {
-                let reversed = way_back::reverse(c, recipe, &|hash| self.load(hash))?;
+                let reversed = way_back::reverse(lease, recipe, &|hash| self.load(hash))?;
                 conflicts.extend(reversed.conflicts);
                 violated |= reversed.foreign_keys;
             } else {
@@ -85,18 +85,20 @@ impl<'a> Undo<'a> {
 }
 
 impl Action for Undo<'_> {
+    type Ready<'c> = ();
+
     fn changes_schema(&self) -> bool {
         self.recipes.iter().any(|r| r.schema.is_some())
     }
 
-    fn expected(&self, _lease: &Lease) -> Result<BTreeSet<String>, Refusal> {
-        Ok(self.recipes.iter().flat_map(|r| r.tables.keys().cloned()).collect())
+    fn ready(&self, _lease: &Lease) -> Result<(BTreeSet<String>, ()), Refusal> {
+        Ok((self.recipes.iter().flat_map(|r| r.tables.keys().cloned()).collect(), ()))
     }
 
-    fn perform(&self, lease: &Lease) -> Result<Performed, UndoRefused> {
+    fn perform(&self, lease: &Lease, (): ()) -> Result<Performed, UndoRefused> {
         let c = &lease.connection;
         own(c.execute_batch("SAVEPOINT turnback_undo"))?;
-        let (mut conflicts, violated) = self.reverse_all(c)?;
+        let (mut conflicts, violated) = self.reverse_all(lease)?;
         if violated {
             // Which violations are new is only known by comparing with the state before.
             let removed = self.removed()?;
@@ -108,7 +110,7 @@ impl Action for Undo<'_> {
             let before = way_back::violations(c)?;
             conflicts.extend(after.into_iter().filter(|(_, v)| !before.contains(v)).map(|(conflict, _)| conflict));
             if conflicts.is_empty() {
-                self.reverse_all(c)?;
+                self.reverse_all(lease)?;
             }
         }
         own(c.execute_batch("RELEASE turnback_undo"))?;

@@ -11,11 +11,14 @@ use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::Conflict;
 
-use super::catalog::{self, Object, quoted};
+use super::apply;
+use super::catalog::{self, Catalog, Object, quoted};
 use super::cell::Cell;
+use super::changeset::{Changeset, Op};
 use super::connection::failure;
 use super::recipe::{Recipe, SchemaChange, object_place, place};
-use super::session::{Changeset, Clash, ClashKind, Op};
+use super::session::{Clash, ClashKind};
+use super::slot::Lease;
 use super::whole;
 
 /// Reads a blob by its hash.
@@ -25,8 +28,12 @@ pub(super) type Load<'a> = &'a dyn Fn(&Sha256) -> Result<Vec<u8>, Refusal>;
 struct Quiet<'c>(&'c Connection);
 
 impl<'c> Quiet<'c> {
-    fn new(c: &'c Connection) -> Result<Self, Refusal> {
-        c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(|e| failure(&e))?;
+    /// Throwing the switch makes SQLite compile everything anew: left alone where there is no trigger.
+    fn new(c: &'c Connection, recipe: &Recipe, catalog: &Catalog) -> Result<Self, Refusal> {
+        let triggered = |table: &String| catalog.triggered.contains(&table.to_ascii_lowercase());
+        if recipe.schema.is_some() || recipe.tables.keys().any(triggered) {
+            c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(|e| failure(&e))?;
+        }
         Ok(Self(c))
     }
 }
@@ -49,8 +56,9 @@ pub(super) struct Reversed {
 
 /// Takes a recipe back in the open transaction. What stood against it is returned, nothing of somebody
 /// else's is overwritten; the caller rolls back when anything did.
-pub(super) fn reverse(c: &Connection, recipe: &Recipe, load: Load<'_>) -> Result<Reversed, Refusal> {
-    let _quiet = Quiet::new(c)?;
+pub(super) fn reverse(lease: &Lease, recipe: &Recipe, load: Load<'_>) -> Result<Reversed, Refusal> {
+    let (c, catalog) = (&lease.connection, lease.catalog()?);
+    let _quiet = Quiet::new(c, recipe, &catalog)?;
     if let Some(schema) = &recipe.schema {
         // With enforcement on, dropping a table deletes its rows first and cascades.
         c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).map_err(|e| failure(&e))?;
@@ -65,7 +73,15 @@ pub(super) fn reverse(c: &Connection, recipe: &Recipe, load: Load<'_>) -> Result
         }
     }
     if let Some(hash) = &recipe.changeset {
-        let inverse = Changeset::from_bytes(load(hash)?).inverted().map_err(|e| failure(&e))?;
+        let changes = Changeset::from_bytes(load(hash)?);
+        // Around a schema change foreign keys are off and the catalog is not the one read above.
+        if recipe.schema.is_none()
+            && let Some(violated) = apply::inverse(c, &catalog, &changes).map_err(|e| failure(&e))?
+        {
+            reversed.foreign_keys = violated;
+            return Ok(reversed);
+        }
+        let inverse = changes.inverted().map_err(|e| failure(&e))?;
         inverse
             .apply(c, &mut |clash| match conflict(&clash, recipe) {
                 Some(conflict) => reversed.conflicts.push(conflict),
@@ -119,9 +135,9 @@ fn reverse_schema(c: &Connection, schema: &SchemaChange, load: Load<'_>) -> Resu
 }
 
 /// What a clash means to a person. `None` for deferred foreign keys, which are named row by row later.
-fn conflict(clash: &Clash, recipe: &Recipe) -> Option<Conflict> {
+fn conflict(clash: &Clash<'_>, recipe: &Recipe) -> Option<Conflict> {
     let change = clash.change.as_ref()?;
-    let columns = recipe.columns(&change.table);
+    let columns = recipe.columns(change.table);
     let fields = if clash.kind == ClashKind::Data {
         change
             .old
@@ -245,7 +261,9 @@ pub(super) fn violated(c: &Connection, violation: &Violation, removed: &BTreeSet
             (0..names.len()).map(|i| r.get_ref(i).map(Cell::of)).collect::<rusqlite::Result<Vec<_>>>().map(Some)
         })
     };
-    let parent_place = read().map_err(|e| failure(&e))?.map_or_else(|| parent.clone(), |cells| place(parent, &cells));
+    let parent_place = read()
+        .map_err(|e| failure(&e))?
+        .map_or_else(|| parent.clone(), |cells| place(parent, cells.iter().map(Cell::as_ref)));
     let child_place = row.map_or_else(|| child.clone(), |row| format!("{child} row {row}"));
     Ok(if removed.contains(&parent_place) || row.is_none() {
         Conflict { place: parent_place, fields: vec![], why: format!("is referenced by {child_place}") }

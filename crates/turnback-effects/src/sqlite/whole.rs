@@ -5,16 +5,18 @@
 //! into whatever row has the number now, if that happens to hold the new one. So the whole row is
 //! compared as well. Owns that comparison; never changes anything.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Statement};
 use turnback_core::digest::Sha256;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::Conflict;
 
 use super::catalog::{self, quoted};
-use super::cell::Cell;
+use super::cell::{self, Cell};
+use super::changeset::{Changeset, Op};
 use super::connection::{failure, own};
+use super::raw::too_big;
 use super::recipe::place;
-use super::session::{Changeset, Op, too_big};
 
 /// Reads rows of one table after the other.
 #[derive(Default)]
@@ -37,7 +39,7 @@ impl<'c> Reader<'c> {
             .query_row([number], |row| {
                 let mut bytes = Vec::new();
                 for at in 0..width {
-                    Cell::of(row.get_ref(at)?).encode(&mut bytes);
+                    cell::encode(row.get_ref(at)?, &mut bytes);
                 }
                 Ok(Sha256::of(&bytes))
             })
@@ -57,18 +59,18 @@ pub(super) fn written(c: &Connection, changeset: &Changeset, limit: u64) -> Resu
         if keyless.as_ref().is_none_or(|(name, _)| *name != change.table) {
             // A changeset puts the row number before the columns of such a table. Where a column is called
             // `_rowid_` as well, nothing is proved in the first place.
-            let columns = catalog::columns(c, &change.table)?;
+            let columns = catalog::columns(c, change.table)?;
             let hidden = columns.iter().any(|c| c.name.eq_ignore_ascii_case("_rowid_"));
-            keyless = Some((change.table.clone(), !hidden && columns.iter().all(|c| c.key == 0)));
+            keyless = Some((change.table.to_owned(), !hidden && columns.iter().all(|c| c.key == 0)));
         }
-        let key = change.key_values();
-        let (Op::Update, Some((_, true)), [Cell::Integer(number)]) = (change.op, &keyless, key.as_slice()) else {
+        let key: Vec<ValueRef<'_>> = change.key_values().collect();
+        let (Op::Update, Some((_, true)), [ValueRef::Integer(number)]) = (change.op, &keyless, key.as_slice()) else {
             return Ok(());
         };
-        let Some(digest) = reader.digest(c, &change.table, *number)? else { return Ok(()) };
-        Cell::Text(change.table.into_bytes()).encode(&mut bytes);
-        Cell::Integer(*number).encode(&mut bytes);
-        Cell::Blob(digest.as_bytes().to_vec()).encode(&mut bytes);
+        let Some(digest) = reader.digest(c, change.table, *number)? else { return Ok(()) };
+        cell::encode(ValueRef::Text(change.table.as_bytes()), &mut bytes);
+        cell::encode(ValueRef::Integer(*number), &mut bytes);
+        cell::encode(ValueRef::Blob(digest.as_bytes()), &mut bytes);
         if bytes.len() as u64 > limit { Err(too_big()) } else { Ok(()) }
     });
     own(walked)?;
@@ -96,7 +98,7 @@ pub(super) fn conflicts(c: &Connection, written: &[u8]) -> Result<Vec<Conflict>,
             None => "is gone",
         };
         conflicts.push(Conflict {
-            place: place(&table, &[Cell::Integer(number)]),
+            place: place(&table, [ValueRef::Integer(number)]),
             fields: vec![],
             why: why.to_owned(),
         });

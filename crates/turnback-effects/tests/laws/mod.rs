@@ -355,7 +355,7 @@ pub(crate) fn crash_before_commit(world: &dyn World, call: &Call) {
     std::mem::forget(staged.held);
     let fresh = world.open();
     assert_eq!(fresh.probe(run, &measurement), Standing::Before);
-    fresh.sweep(&|_| false).unwrap();
+    fresh.sweep(&|_| turnback_effects::Fate::Nothing).unwrap();
     assert_same(&world.look(), &before, "nothing happened");
     assert_eq!(world.kept(), kept, "sweeping removes staged leftovers");
 }

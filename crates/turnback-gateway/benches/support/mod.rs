@@ -27,6 +27,11 @@ use turnback_gateway::operator::protocol::{Reply, Request, UndoWhat};
 use turnback_gateway::runtime::Runtime;
 use turnback_journal::{Batch, Entry, Journal, Options};
 
+/// The part of a name that selects what is measured, when one is given.
+pub fn wanted() -> Option<String> {
+    std::env::args().skip(1).find(|argument| !argument.starts_with('-'))
+}
+
 /// Why a benchmark stopped.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 /// What a step of a benchmark gives.

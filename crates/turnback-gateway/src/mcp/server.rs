@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -242,7 +241,7 @@ impl<D: Desk> Server<D> {
         let resumed = match params.state.filter(|_| line.modern) {
             Some(sealed) => {
                 let sealed = message::string(sealed);
-                let pending = sealed.and_then(|sealed| self.seal.open(&bound, &sealed, Timestamp::now()));
+                let pending = sealed.and_then(|sealed| self.seal.open(&bound, &sealed, self.desk.now()));
                 Some(pending.ok_or_else(unsealed)?)
             }
             None => None,
@@ -265,7 +264,7 @@ impl<D: Desk> Server<D> {
             Answer::Pending(pending) => {
                 let elicits = if line.modern { elicits(meta.capabilities) } else { line.peer.elicits() };
                 if line.modern && elicits && !retries {
-                    let until = Timestamp::now().saturating_add(self.state_ttl()).unwrap_or(pending.expires);
+                    let until = self.desk.now().saturating_add(self.state_ttl()).unwrap_or(pending.expires);
                     if let Some(state) = self.seal.close(&bound, &pending, until) {
                         return Ok(Outcome::Result(catalog::modern(catalog::input_required(&pending, &state))));
                     }

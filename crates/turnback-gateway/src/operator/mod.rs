@@ -65,6 +65,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    // As many again may wait a moment to be told that there is no room.
+    let hall = Arc::new(Semaphore::new(CONNECTIONS));
     tokio::pin!(shutdown);
     loop {
         let stream = tokio::select! {
@@ -81,6 +83,12 @@ pub async fn serve(
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
             tracing::warn!("operator door: more than {CONNECTIONS} connections, one refused");
+            if let Ok(place) = Arc::clone(&hall).try_acquire_owned() {
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(Duration::from_secs(1), turn_away(stream)).await;
+                    drop(place);
+                });
+            }
             continue;
         };
         let (runtime, options) = (runtime.clone(), options.clone());
@@ -91,6 +99,17 @@ pub async fn serve(
             drop(place);
         });
     }
+}
+
+/// Says that there is no room. What was asked is read and dropped first: closed before it is read, the
+/// other side would hear of a broken connection instead.
+async fn turn_away(stream: UnixStream) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let refusal = Refusal::new(Code::Overloaded, format!("{CONNECTIONS} operators' connections are open already"))
+        .next("try again in a second");
+    let mut line = Vec::new();
+    BufReader::new(read).take(LINE_LIMIT).read_until(b'\n', &mut line).await?;
+    send(&mut write, &Reply::Refused(refusal)).await
 }
 
 async fn converse(stream: UnixStream, runtime: Runtime, options: McpOptions) -> std::io::Result<()> {

@@ -13,9 +13,9 @@ use turnback_core::refusal::Refusal;
 use turnback_core::rollback::{Blocker, RollbackPlan};
 use turnback_core::run::{Event, Observation};
 
-/// One request.
+/// One request. What it does not know is refused: who writes `by` or `force` must not believe it was heard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "op")]
+#[serde(rename_all = "snake_case", tag = "op", deny_unknown_fields)]
 pub enum Request {
     /// How the node is.
     Status,
@@ -104,7 +104,7 @@ pub enum Request {
 
 /// What to undo.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
 pub enum UndoWhat {
     /// These runs.
     Runs {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use turnback_core::contract::Actor;
 use turnback_core::gates::controls::{Scope, Switch};
 use turnback_core::gates::ownership::Agent;
-use turnback_core::names::{AgentName, RunId, TokenId};
+use turnback_core::names::{AgentName, ApprovalId, RunId, TokenId};
 use turnback_core::record::{Body, Token};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{self, Answer, Event, State};
@@ -17,8 +17,25 @@ use super::drive::Live;
 use super::{Inner, Runtime, blocking, undo};
 use crate::operator::protocol::{Reply, Request, RunView, Status, TokenView, UndoWhat};
 
+/// Who revokes a token that ran out.
+const NOBODY: &str = "turnback";
+
 /// Longest list one request returns.
 const LIST_LIMIT: usize = 10_000;
+
+/// What a person said.
+enum Said<'a> {
+    /// Yes to the question or run of that name, in full or short.
+    Yes(&'a str),
+    /// No, for a reason.
+    No(String),
+}
+
+/// Whether `name` means this question: by its own digits, or by its run.
+fn is_meant(question: &ApprovalId, name: &str) -> bool {
+    let name = name.trim().to_ascii_lowercase();
+    name.strip_prefix("ap_").is_none_or(|digits| question.uuid().simple().to_string().ends_with(digits))
+}
 
 impl Runtime {
     /// Answers one operator's request. `by` is the system user the kernel names.
@@ -47,11 +64,11 @@ impl Inner {
             Request::Show { run } => Ok(Reply::Run(Box::new(self.view(self.find(&run).await?).await?))),
             Request::Approve { approval } => {
                 let id = self.find(&approval).await?;
-                self.answer(id, by, None).await.map(|view| Reply::Ended(Box::new(vec![view])))
+                self.answer(id, by, Said::Yes(&approval)).await.map(|view| Reply::Ended(Box::new(vec![view])))
             }
             Request::Reject { approval, reason } => {
                 let id = self.find(&approval).await?;
-                self.answer(id, by, Some(reason)).await.map(|view| Reply::Ended(Box::new(vec![view])))
+                self.answer(id, by, Said::No(reason)).await.map(|view| Reply::Ended(Box::new(vec![view])))
             }
             Request::Undo { what, dry_run } => self.undo(what, dry_run, by).await,
             Request::AgentAdd { name, owner } => self.add_agent(name, owner, by).await,
@@ -104,9 +121,9 @@ impl Inner {
         })
     }
 
-    /// Answers a question: yes without a reason, no with one. Invariant `ONE-USE`: answers are taken
-    /// one at a time, the run must still be parked, and the answer is durable before anything follows.
-    async fn answer(self: &Arc<Self>, id: RunId, by: &str, no: Option<String>) -> Result<RunView, Refusal> {
+    /// Answers a question. Invariant `ONE-USE`: answers are taken one at a time, the run must still be
+    /// parked, and the answer is durable before anything follows.
+    async fn answer(self: &Arc<Self>, id: RunId, by: &str, said: Said<'_>) -> Result<RunView, Refusal> {
         let live = {
             let _one_at_a_time = self.answering.lock().await;
             let run = self.load(id).await?;
@@ -116,9 +133,17 @@ impl Inner {
                     .next(format!("turnback show {}", id.short())));
             };
             let now = self.now();
-            let answer = match no {
-                Some(reason) => Answer::Rejected { by: by.to_owned(), reason },
-                None => {
+            let answer = match said {
+                Said::No(reason) => Answer::Rejected { by: by.to_owned(), reason },
+                Said::Yes(question) => {
+                    // A run that moved asks again. Who was shown the earlier question has not seen what this
+                    // one asks, so a yes to the earlier one is none to this.
+                    if !is_meant(&parked.question.id, question) {
+                        let message = format!("`{}` was asked again as `{}`", visible(question), parked.question.id);
+                        return Err(Refusal::new(Code::Moved, message)
+                            .at(id.short())
+                            .next(format!("look at what it asks now: turnback show {}", id.short())));
+                    }
                     let approval = parked.question.approve(&run.contract, by, now);
                     let approval = approval.map_err(|e| Refusal::new(Code::Rejected, e.to_string()).at(id.short()))?;
                     Answer::Approved { approval: Box::new(approval) }
@@ -166,10 +191,7 @@ impl Inner {
                 let _one_at_a_time = self.answering.lock().await;
                 let run = self.load(row.run).await?;
                 match &run.state {
-                    State::Parked(parked) if parked.question.expires <= self.now() => {
-                        let live = self.answered(run, Answer::Expired).await?;
-                        self.drive_to_end(live).await.map(drop)
-                    }
+                    State::Parked(parked) if parked.question.expires <= self.now() => self.silence(run).await,
                     _ => Ok(()),
                 }
             };
@@ -177,6 +199,30 @@ impl Inner {
                 tracing::error!(run = %row.run, %refusal, "question could not be ended");
             }
         }
+    }
+
+    /// Takes silence for a no.
+    pub(super) async fn silence(self: &Arc<Self>, run: run::Run) -> Result<(), Refusal> {
+        let live = self.answered(run, Answer::Expired).await?;
+        self.drive_to_end(live).await.map(drop)
+    }
+
+    /// Revokes the tokens that ran out.
+    pub(super) async fn expire_tokens(&self) {
+        let now = self.now();
+        let view = self.board.view();
+        for (id, _) in view.tokens.iter().filter(|(_, token)| token.expires <= now) {
+            if let Err(refusal) = self.drop_token(*id, NOBODY).await {
+                tracing::error!(token = %id, %refusal, "token could not be revoked when it ran out");
+            }
+        }
+    }
+
+    async fn drop_token(&self, id: TokenId, by: &str) -> Result<(), Refusal> {
+        let delete = Projection::Delete { table: Table::Tokens, key: id.to_string() };
+        self.append(vec![(Body::TokenRevoked { token: id, by: by.to_owned() }, Some(delete))]).await?;
+        self.board.drop_token(id);
+        Ok(())
     }
 
     async fn undo(self: &Arc<Self>, what: UndoWhat, dry_run: bool, by: &str) -> Result<Reply, Refusal> {
@@ -267,9 +313,7 @@ impl Inner {
                 .at(text)
                 .next("see: turnback token list"));
         };
-        let delete = Projection::Delete { table: Table::Tokens, key: id.to_string() };
-        self.append(vec![(Body::TokenRevoked { token: id, by: by.to_owned() }, Some(delete))]).await?;
-        self.board.drop_token(id);
+        self.drop_token(id, by).await?;
         Ok(Reply::Done)
     }
 

@@ -96,7 +96,8 @@ impl View {
         self.by_secret
             .get(&Sha256::of(secret.as_bytes()))
             .and_then(|id| self.tokens.get(id))
-            .filter(|token| now < token.expires)
+            // Not yet made means that the clock went back, which must not make a token last longer.
+            .filter(|token| token.made <= now && now < token.expires)
             .ok_or_else(|| {
                 Refusal::new(Code::Unauthenticated, "the token is unknown, expired or revoked")
                     .at("Authorization")

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use tokio::sync::OwnedMutexGuard;
 use turnback_core::approval::Question;
 use turnback_core::decision::{Phase, Ruling};
-use turnback_core::digest::Sha256;
+use turnback_core::digest::{ActionDigest, Sha256};
 use turnback_core::gates::blast_radius::Spent;
 use turnback_core::gates::{self, Facts, Measured};
 use turnback_core::names::{ApprovalId, RunId};
@@ -43,7 +43,7 @@ use turnback_core::tool::Verb;
 use turnback_effects::{Reading, Staged, UndoRefused};
 use turnback_journal::{Batch, Entry, Projection};
 
-use super::{Inner, answer, blocking, lock, view};
+use super::{Inner, answer, blocking, durable, lock, started, view};
 use crate::desk::{Answer, Pending};
 
 /// Bytes of diff and pre-image kept of an action that was refused after staging, so that `show` can
@@ -53,12 +53,16 @@ const REFUSED_BLOBS: usize = 256 << 10;
 /// A run under way: the pure state, what is still to do, and what only exists while it is under way.
 pub(super) struct Live {
     pub(super) run: Run,
+    /// The run's action, which never changes and costs a hash.
+    action: ActionDigest,
     todo: VecDeque<Command>,
     /// Events that happened and are not handed to the journal yet.
     unwritten: Vec<Entry>,
     blobs: Vec<(Sha256, Vec<u8>)>,
     staged: Option<Staged>,
     hold: Option<OwnedMutexGuard<()>>,
+    /// While runs it counters are marked and the marks are not handed over yet.
+    telling: Option<OwnedMutexGuard<()>>,
     reading: Option<Reading>,
     /// Why an undo could not be staged, place by place.
     pub(super) conflicts: Vec<Conflict>,
@@ -69,12 +73,14 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn new(step: Step) -> Self {
         Self {
+            action: step.run.contract.digest(),
             run: step.run,
             todo: step.commands.into(),
             unwritten: Vec::new(),
             blobs: Vec::new(),
             staged: None,
             hold: None,
+            telling: None,
             reading: None,
             conflicts: Vec::new(),
             rolled_back: None,
@@ -112,7 +118,7 @@ impl Live {
     /// Everything unwritten as one batch, the run's line of the list with its last entry.
     fn batch(&mut self) -> Option<Batch> {
         let mut entries = std::mem::take(&mut self.unwritten);
-        entries.last_mut()?.project.push(Projection::Run(Box::new(view::row(&self.run))));
+        entries.last_mut()?.project.push(Projection::Run(Box::new(view::row(&self.run, self.action))));
         Some(Batch { entries, blobs: std::mem::take(&mut self.blobs) })
     }
 }
@@ -154,6 +160,7 @@ impl Inner {
         }
         fail::fail_point!("before-outcome", |_| turnback_journal::crash());
         self.write(&mut live).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
+        live.telling = None;
         fail::fail_point!("after-outcome", |_| turnback_journal::crash());
         if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {
             self.wake(live.run.id);
@@ -192,6 +199,7 @@ impl Inner {
                 Ok(live)
             }
             Command::MarkUndone => {
+                live.telling = Some(Arc::clone(&self.telling).lock_owned().await);
                 for id in live.run.contract.undoes.clone() {
                     self.flip(&mut live, id, true).await?;
                     fail::fail_point!("in-undone-marks", |_| turnback_journal::crash());
@@ -228,6 +236,7 @@ impl Inner {
         let contract = &run.contract;
         let agent = contract.actor.agent();
         let now = self.now();
+        let wall = Some(self.time.wall()).filter(|wall| *wall < now);
         let mut ledgers = lock(&self.ledgers);
         let mut ledger = match (phase, agent, &self.settings.limits.budget) {
             (Phase::After, Some(name), Some(budget)) => {
@@ -239,6 +248,7 @@ impl Inner {
         let facts = Facts {
             contract,
             now,
+            wall,
             agent: agent.and_then(|name| view.agents.get(name)),
             controls: &view.controls,
             mode: self.settings.environments.get(&contract.environment).copied().unwrap_or_default(),
@@ -273,22 +283,31 @@ impl Inner {
 
     async fn read(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
         let domain = Arc::clone(&self.bound(&live.run.contract.resource)?.resource.domain);
-        let contract = live.run.contract.clone();
-        let bounds = self.settings.bounds.clone();
-        let inner = Arc::clone(self);
-        let reading = tokio::spawn(async move {
-            let asked = contract.clone();
-            inner.patiently(&asked, move || domain.read(&contract, &bounds)).await
-        });
         // The record of the read is made durable while the read is under way.
-        self.write(&mut live).await?;
-        let read = reading.await.map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")))??;
+        let recorded = live.batch().map(|batch| self.hand_over(batch));
+        let patience = self.patience(&live.run.contract);
+        let (inner, bounds) = (Arc::clone(self), self.settings.bounds.clone());
+        let reading = started(move || {
+            let read = domain.read(&live.run.contract, &bounds);
+            inner.has_read(live, read)
+        });
+        // In this order the task is woken once: the read is usually done by then.
+        if let Some(recorded) = recorded {
+            durable(recorded).await?;
+        }
+        self.ends(patience, reading).await?
+    }
+
+    /// Takes in what a read came to.
+    fn has_read(&self, mut live: Live, read: Result<Reading, Refusal>) -> Result<Live, Refusal> {
         match read {
             Ok(reading) => {
                 let places = reading.places.clone();
                 live.reading = Some(reading);
                 let mut live = live.happen(self.now(), Event::Released { read: places })?;
-                // What was read is written down behind the answer: its record is durable already.
+                // What was read is written down behind the answer: the record of the read is durable by
+                // then. It is handed over before that is known, so that both may share a group; when the
+                // first is not written, neither is this.
                 if let Some(batch) = live.batch() {
                     self.append_behind(batch, || {});
                 }
@@ -354,7 +373,7 @@ impl Inner {
             return Err(Refusal::new(Code::Failed, "a question without a measured effect"));
         };
         let now = self.now();
-        let action = live.run.contract.digest();
+        let action = live.action;
         let effect = &asking.measurement.effect;
         let question = Question {
             id: ApprovalId::new(uuid::Uuid::now_v7()),
@@ -376,7 +395,7 @@ impl Inner {
                 Event::Abandoned { why: format!("joined run `{first}`, which waits for the same action") },
             )?;
             self.write(&mut live).await?;
-            let joined = self.load(first).await?;
+            let joined = self.joined(first, &action).await?;
             live.run = joined;
             return Ok(live);
         }

@@ -18,6 +18,7 @@ mod patience;
 mod probes;
 mod recover;
 mod settings;
+mod steady;
 mod undo;
 mod view;
 
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinError, JoinHandle};
 use turnback_core::budget::Ledger;
 use turnback_core::contract::{Actor, Contract};
 use turnback_core::digest::ActionDigest;
@@ -36,7 +38,7 @@ use turnback_core::record::{Body, Row};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run;
 use turnback_core::tool::Tool;
-use turnback_journal::{Batch, Entry, Journal, Projection, RowFilter};
+use turnback_journal::{Batch, Entry, Journal, JournalError, Projection, RowFilter};
 
 use crate::desk::{Answer, Call, Caller, Desk, Pending};
 
@@ -68,10 +70,13 @@ struct Inner {
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
-    behind: Behind,
     /// Answers to questions are taken one at a time. Invariant `ONE-USE`.
     answering: tokio::sync::Mutex<()>,
+    /// Held from reading how a run ended until what changes of its end – that its caller heard it, that it
+    /// was undone – is handed to the journal: two such events of one run never rest on the same reading.
+    telling: Arc<tokio::sync::Mutex<()>>,
     turned: Arc<AtomicUsize>,
+    time: steady::Steady,
     started: Timestamp,
 }
 
@@ -105,7 +110,8 @@ impl Runtime {
             .into_iter()
             .map(|resource| (resource.name.clone(), Bound { resource, lock: Arc::default() }))
             .collect();
-        let started = (settings.clock)();
+        let time = steady::Steady::new(Arc::clone(&settings.clock));
+        let started = time.now();
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -115,9 +121,10 @@ impl Runtime {
             ledgers: Mutex::default(),
             joinable: Mutex::default(),
             waiters: Mutex::default(),
-            behind: Behind::default(),
             answering: tokio::sync::Mutex::default(),
+            telling: Arc::default(),
             turned: Arc::default(),
+            time,
             started,
         });
         let program = env!("CARGO_PKG_VERSION").to_owned();
@@ -127,12 +134,14 @@ impl Runtime {
         recover::recover(&inner, fresh).await?;
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            // Silence is a no: questions are looked at every second.
+            // Silence is a no: questions are looked at every second, and so are tokens. What ran out is
+            // recorded as over, so that it stays over whatever a clock says later.
             let mut tick = tokio::time::interval(Duration::from_secs(1));
             loop {
                 tick.tick().await;
                 let Some(inner) = weak.upgrade() else { return };
                 inner.expire_questions().await;
+                inner.expire_tokens().await;
             }
         });
         Ok(Self(inner))
@@ -162,25 +171,29 @@ impl Runtime {
     }
 }
 
+/// What the journal says about a batch it was handed, once it is written.
+type Written = oneshot::Receiver<Result<Vec<u64>, JournalError>>;
+
+async fn durable(written: Written) -> Result<(), Refusal> {
+    match written.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(e)) => Err(Refusal::from(e)),
+        Err(_) => Err(Refusal::new(Code::Unavailable, "the journal is closed")),
+    }
+}
+
 /// Runs blocking work on a thread made for that. A panic inside is a failure, not the end of the node.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    joined(started(work).await)
+}
+
+/// [`blocking`] work under way, to be waited for later.
+fn started<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")).next("report it with the log"))
 }
 
-/// Records handed to the journal that nobody waits for: outcomes a domain marked itself, what a read
-/// returned, refused requests. Whoever reads the journal waits for those before it ([`Inner::caught_up`]),
-/// so that everybody sees what was answered to anybody.
-struct Behind {
-    issued: Mutex<u64>,
-    written: watch::Sender<u64>,
-}
-
-impl Default for Behind {
-    fn default() -> Self {
-        Self { issued: Mutex::default(), written: watch::channel(0).0 }
-    }
+fn joined<T>(done: Result<T, JoinError>) -> Result<T, Refusal> {
+    done.map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")).next("report it with the log"))
 }
 
 /// The journal's blobs as the domains read them back.
@@ -198,7 +211,7 @@ impl Inner {
     }
 
     fn now(&self) -> Timestamp {
-        (self.settings.clock)()
+        self.time.now()
     }
 
     /// Appends records and waits until they are durable.
@@ -212,39 +225,40 @@ impl Inner {
     }
 
     async fn append_batch(&self, batch: Batch) -> Result<(), Refusal> {
-        let (done, durable) = oneshot::channel();
+        durable(self.hand_over(batch)).await
+    }
+
+    /// Hands records to the journal; what comes back says when they are durable.
+    fn hand_over(&self, batch: Batch) -> Written {
+        let (done, written) = oneshot::channel();
         self.journal.append(batch, move |result| {
             // Nobody waits any more when the caller's task was dropped; the record stands anyway.
             let _ = done.send(result);
         });
-        match durable.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(Refusal::from(e)),
-            Err(_) => Err(Refusal::new(Code::Unavailable, "the journal is closed")),
-        }
+        written
     }
 
-    /// Hands records to the journal without waiting for the disk. A failure poisons the journal, so that
-    /// nothing follows what is missing.
+    /// Hands records to the journal that nobody waits for: outcomes a domain marked itself, what a read
+    /// returned, refused requests. A failure poisons the journal, so that nothing follows what is missing.
+    /// Whoever reads the journal waits for those before it ([`Inner::caught_up`]), so that everybody sees
+    /// what was answered to anybody.
     fn append_behind(&self, batch: Batch, then: impl FnOnce() + Send + 'static) {
-        let written = self.behind.written.clone();
-        // Held while appending: the journal writes in the order it was given, so counting is enough.
-        let mut issued = lock(&self.behind.issued);
-        *issued += 1;
-        self.journal.append(batch, move |result| {
+        self.journal.append_behind(batch, move |result| {
             if let Err(error) = result {
                 tracing::error!(%error, "not recorded");
             }
-            written.send_modify(|n| *n += 1);
             then();
         });
     }
 
     /// Waits until everything appended behind an answer so far is on disk.
     async fn caught_up(&self) {
-        let issued = *lock(&self.behind.issued);
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = self.behind.written.subscribe().wait_for(|written| *written >= issued).await;
+        let (done, settled) = oneshot::channel();
+        self.journal.settled(move || {
+            let _ = done.send(());
+        });
+        // Dropped untold, the journal is closed and everything in it is on disk.
+        let _ = settled.await;
     }
 
     fn bound(&self, name: &ResourceName) -> Result<&Bound, Refusal> {
@@ -339,6 +353,10 @@ impl Desk for Runtime {
         });
     }
 
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
     fn question_page(&self, approval: &str) -> Option<String> {
         let id = approval.parse::<turnback_core::names::ApprovalId>().ok()?;
         let filter = RowFilter { question: Some(id), limit: Some(1), ..RowFilter::default() };
@@ -378,7 +396,7 @@ impl Inner {
         if contract.writes() {
             let joined = lock(&self.joinable).get(&contract.digest()).copied();
             if let Some(id) = joined {
-                return self.join(id).await;
+                return self.join(id, &contract.digest()).await;
             }
         }
         let id = RunId::new(uuid::Uuid::now_v7());
@@ -390,11 +408,32 @@ impl Inner {
     }
 
     /// What a repeated call is told: that its run still waits, or, once, how it ended.
-    async fn join(&self, id: RunId) -> Answer {
-        match self.load(id).await {
+    async fn join(&self, id: RunId, action: &ActionDigest) -> Answer {
+        match self.joined(id, action).await {
             Ok(run) if run.state.is_over() => self.deliver(run).await,
             Ok(run) => self.pending(&run),
             Err(refusal) => answer::refused(Some(id), refusal),
+        }
+    }
+
+    /// The run another call for the same action is about to park. It is joined before its question is
+    /// durable, so it may have to be waited for.
+    async fn joined(&self, id: RunId, action: &ActionDigest) -> Result<run::Run, Refusal> {
+        loop {
+            let missing = match self.load(id).await {
+                Err(refusal) if refusal.code == Code::NotFound => refusal,
+                found => return found,
+            };
+            // Registered before it is looked for again, so that its wake in between is not missed.
+            let mut parked = lock(&self.waiters).entry(id).or_insert_with(|| watch::channel(()).0).subscribe();
+            if lock(&self.joinable).get(action) != Some(&id) {
+                return Err(missing);
+            }
+            if let found @ Ok(_) = self.load(id).await {
+                return found;
+            }
+            // A sender that is gone has woken everybody.
+            let _ = parked.changed().await;
         }
     }
 
@@ -402,13 +441,20 @@ impl Inner {
     async fn deliver(&self, run: run::Run) -> Answer {
         let told = answer::of(&run, None);
         if run.undelivered {
+            // Two who hear it at once both hear it; the record says so once.
+            let _one_at_a_time = self.telling.lock().await;
+            let run = match self.load(run.id).await {
+                Ok(run) if run.undelivered => run,
+                Ok(_) => return told,
+                Err(refusal) => return answer::refused(Some(run.id), refusal),
+            };
             let digest = run.contract.digest();
             let id = run.id;
             match run::step(run, run::Event::Delivered, self.now()) {
                 Ok(step) => {
                     lock(&self.joinable).remove(&digest);
                     let body = Body::Run { run: id, event: run::Event::Delivered };
-                    let row = view::row(&step.run);
+                    let row = view::row(&step.run, digest);
                     // Lost in a crash, the caller hears the same end twice: harmless.
                     if let Err(refusal) = self.append(vec![(body, Some(Projection::Run(Box::new(row))))]).await {
                         return answer::refused(Some(id), refusal);

@@ -11,9 +11,11 @@ use turnback_core::budget::Ledger;
 use turnback_core::gates::blast_radius::Spent;
 use turnback_core::names::AgentName;
 use turnback_core::refusal::Refusal;
+use turnback_effects::Fate;
 use turnback_journal::RowFilter;
 
 use super::drive::Live;
+use super::steady::LEEWAY;
 use super::{Inner, lock};
 
 /// Resolves every run that was under way, sweeps what staging left behind, restores budgets.
@@ -29,6 +31,13 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
     // First, because what was approved is staged again under the same name.
     sweep(inner)?;
     let open = inner.journal.rows(&RowFilter { open: true, ..RowFilter::default() }).map_err(Refusal::from)?;
+    // A question from the future means that the clock was set back while nothing ran. It would be open to
+    // answers for as long again as the clock was set back.
+    let latest = inner.now().saturating_add(LEEWAY).unwrap_or(Timestamp::MAX);
+    for row in open.iter().filter(|row| row.state == "parked" && row.updated > latest) {
+        tracing::warn!(run = %row.run, asked = %row.updated, "the clock went back: its question counts as expired");
+        inner.silence(inner.load(row.run).await?).await?;
+    }
     // Oldest first, so that a run is resolved before an undo of it is.
     for row in open.into_iter().rev().filter(|row| row.state != "parked") {
         let run = inner.load(row.run).await?;
@@ -49,14 +58,22 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
 
 /// Removes what was staged by runs of which nothing was ever done. Only while nothing is staged.
 fn sweep(inner: &Inner) -> Result<(), Refusal> {
-    let alive = |id| match inner.journal.row(id) {
-        // Set from the intent on, for as long as the effect is not known to be absent.
-        Ok(Some(row)) => row.committed.is_some(),
-        Ok(None) => false,
-        // Unknown is kept: a pre-image thrown away cannot be brought back.
-        Err(_) => true,
+    // One look at an index for the many that are kept; what it does not name is looked up in full, whose
+    // sum is checked, before it is removed.
+    let acted = inner.journal.runs_with_effect().map_err(Refusal::from)?;
+    let fate = |id| {
+        if acted.contains(&id) {
+            return Fate::Alive;
+        }
+        match inner.journal.row(id) {
+            // Set from the intent on, for as long as the effect is not known to be absent.
+            Ok(Some(row)) if row.committed.is_none() => Fate::Nothing,
+            Ok(None) => Fate::Unheard,
+            // Unknown is kept: a pre-image thrown away cannot be brought back.
+            Ok(Some(_)) | Err(_) => Fate::Alive,
+        }
     };
-    inner.resources.values().try_for_each(|bound| bound.resource.domain.sweep(&alive))
+    inner.resources.values().try_for_each(|bound| bound.resource.domain.sweep(&fate))
 }
 
 fn restore_budgets(inner: &Inner) -> Result<(), Refusal> {
@@ -69,7 +86,8 @@ fn restore_budgets(inner: &Inner) -> Result<(), Refusal> {
     let mut spent: HashMap<AgentName, Vec<(Timestamp, Spent)>> = HashMap::new();
     for row in rows {
         if let (Some(agent), Some(at)) = (row.actor.agent(), row.committed) {
-            spent.entry(agent.clone()).or_default().push((at, row.spent));
+            // Not later than now: a clock that was set back must not make a window longer.
+            spent.entry(agent.clone()).or_default().push((at.min(inner.started), row.spent));
         }
     }
     *lock(&inner.ledgers) =

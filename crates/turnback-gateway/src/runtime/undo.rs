@@ -23,7 +23,7 @@ use turnback_journal::{Entry, Projection, RowFilter};
 
 use super::drive::Live;
 use super::{Inner, blocking, view};
-use crate::operator::protocol::{UndoPart, UndoPlan};
+use crate::operator::protocol::{Happened, UndoPart, UndoPlan};
 
 /// What an undo came to.
 pub struct UndoEnd {
@@ -232,41 +232,41 @@ impl Inner {
     /// The part of the dependency graph an undo of `wanted` can meet: the runs themselves and every
     /// run committed later on the same resources.
     async fn nodes(&self, wanted: &BTreeSet<RunId>) -> Result<Vec<Node>, Refusal> {
+        self.caught_up().await;
         let mut resources = BTreeSet::new();
-        let mut since = jiff::Timestamp::MAX;
+        let mut since = u64::MAX;
         let mut rows: Vec<Row> = Vec::new();
         for id in wanted {
             let row = self.row_of(*id)?;
-            let Some(committed) = row.committed.filter(|_| row.state != "in_doubt" && row.state != "stuck") else {
+            if row.committed.is_none() || row.state == "in_doubt" || row.state == "stuck" {
                 return Err(Refusal::new(Code::NotFound, format!("it is `{}`: there is nothing to undo", row.state))
                     .at(row.run.short()));
-            };
+            }
             if let Some(by) = row.undone_by {
                 return Err(Refusal::new(Code::Exists, format!("it is undone already, by run `{}`", by.short()))
                     .at(row.run.short())
                     .next(format!("to have it back, undo the undo: turnback undo {}", by.short())));
             }
-            since = since.min(committed);
+            let (_, history) = self.load_with_history(*id).await?;
+            since = since.min(place(&history));
             resources.insert(row.resource.clone());
         }
         for resource in resources {
-            let on = || RowFilter { resource: Some(resource.clone()), ..RowFilter::default() };
-            for filter in
-                [RowFilter { committed_since: Some(since), ..on() }, RowFilter { read_since: Some(since), ..on() }]
-            {
-                rows.extend(self.journal.rows(&filter)?);
-            }
+            let later = RowFilter { resource: Some(resource), recorded_since: Some(since), ..RowFilter::default() };
+            rows.extend(self.journal.rows(&later)?);
         }
-        rows.sort_by_key(|row| (row.committed.unwrap_or(row.updated), row.run));
         let mut nodes = Vec::with_capacity(rows.len());
-        for (order, row) in rows.into_iter().enumerate() {
-            nodes.push(self.node(row, order as u64).await?);
+        for row in rows.into_iter().filter(|row| row.committed.is_some() || !row.reads.is_empty()) {
+            let node = self.node(row).await?;
+            if node.order >= since {
+                nodes.push(node);
+            }
         }
         Ok(nodes)
     }
 
-    async fn node(&self, row: Row, order: u64) -> Result<Node, Refusal> {
-        let run = self.load(row.run).await?;
+    async fn node(&self, row: Row) -> Result<Node, Refusal> {
+        let (run, history) = self.load_with_history(row.run).await?;
         let resource = run.contract.resource.clone();
         let standing = match (row.committed, row.undone_by) {
             (None, _) => Standing::NoEffect,
@@ -282,7 +282,7 @@ impl Inner {
         };
         Ok(Node {
             run: row.run,
-            order,
+            order: place(&history),
             resource,
             kind: run.contract.kind,
             standing,
@@ -306,11 +306,18 @@ impl Inner {
             live.also(Entry {
                 at: now,
                 body: Body::Run { run: id, event },
-                project: vec![Projection::Run(Box::new(view::row(&step.run)))],
+                project: vec![Projection::Run(Box::new(view::row(&step.run, step.run.contract.digest())))],
             });
         }
         Ok(())
     }
+}
+
+/// The place of a run in the journal's order, which no clock can change: of its intent, because writes on
+/// one resource never interleave, or of its last record when it never intended anything.
+fn place(history: &[Happened]) -> u64 {
+    let intent = history.iter().find(|happened| matches!(happened.event, Event::Intended));
+    intent.or(history.last()).map_or(0, |happened| happened.seq)
 }
 
 fn part(resource: &ResourceName, runs: &[RunId]) -> UndoPart {

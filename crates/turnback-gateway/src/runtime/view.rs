@@ -3,6 +3,7 @@
 //! A run is never kept in memory while it waits: it is folded from its records through the same
 //! `step` that made them.
 
+use turnback_core::digest::ActionDigest;
 use turnback_core::gates::blast_radius::Spent;
 use turnback_core::names::RunId;
 use turnback_core::record::{Body, Row};
@@ -13,8 +14,8 @@ use turnback_core::tool::Match;
 use super::{Inner, answer, blocking};
 use crate::operator::protocol::{Happened, RunView};
 
-/// The line of the list for a run.
-pub(super) fn row(run: &Run) -> Row {
+/// The line of the list for a run, given the digest of its contract.
+pub(super) fn row(run: &Run, action: ActionDigest) -> Row {
     let measurement = run.state.measurement();
     let mut row = Row {
         run: run.id,
@@ -25,7 +26,7 @@ pub(super) fn row(run: &Run) -> Row {
         tool: run.contract.tool.as_str().to_owned(),
         resource: run.contract.resource.as_str().to_owned(),
         environment: run.contract.environment.as_str().to_owned(),
-        action: run.contract.digest().0,
+        action: action.0,
         state: run.state.word().to_owned(),
         over: run.state.is_over(),
         undelivered: run.undelivered,
@@ -171,7 +172,7 @@ impl Inner {
         let contract = serde_json::to_value(&run.contract)
             .map_err(|e| Refusal::new(Code::Failed, format!("the contract cannot be shown: {e}")))?;
         Ok(RunView {
-            row: row(&run),
+            row: row(&run, run.contract.digest()),
             owner,
             contract,
             before,

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
@@ -61,6 +62,9 @@ INSERT INTO orders SELECT id, id, id * 10 FROM customers;
 pub struct Place {
     pub dir: tempfile::TempDir,
     ahead: Arc<AtomicI64>,
+    /// Seconds of the node's clock in one second.
+    speed: Arc<AtomicI64>,
+    began: Instant,
 }
 
 /// A running node with one registered agent.
@@ -76,7 +80,7 @@ impl Place {
 
     pub fn with(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let place = Self { dir, ahead: Arc::default() };
+        let place = Self { dir, ahead: Arc::default(), speed: Arc::new(AtomicI64::new(1)), began: Instant::now() };
         std::fs::create_dir(place.path("work")).unwrap();
         std::fs::write(place.path("work/a.txt"), "one\n").unwrap();
         std::fs::create_dir(place.path("policies")).unwrap();
@@ -117,6 +121,21 @@ impl Place {
         std::fs::read_to_string(self.path("work").join(below)).ok()
     }
 
+    /// What the node's clock shows.
+    pub fn clock(&self) -> Arc<dyn Fn() -> Timestamp + Send + Sync> {
+        let (ahead, speed, began) = (Arc::clone(&self.ahead), Arc::clone(&self.speed), self.began);
+        Arc::new(move || {
+            let faster = i32::try_from(speed.load(Ordering::SeqCst) - 1).unwrap();
+            let gained = SignedDuration::try_from(began.elapsed()).unwrap() * faster;
+            Timestamp::now() + SignedDuration::from_secs(ahead.load(Ordering::SeqCst)) + gained
+        })
+    }
+
+    /// Lets the node's clock run so many times as fast as it should.
+    pub fn run_at(&self, speed: i64) {
+        self.speed.store(speed, Ordering::SeqCst);
+    }
+
     /// Moves the node's clock.
     pub fn pass(&self, seconds: i64) {
         self.ahead.fetch_add(seconds, Ordering::SeqCst);
@@ -128,9 +147,7 @@ impl Place {
 
     /// Starts a node here. The one before must be gone.
     pub async fn start(&self) -> Node {
-        let ahead = Arc::clone(&self.ahead);
-        let clock = Arc::new(move || Timestamp::now() + SignedDuration::from_secs(ahead.load(Ordering::SeqCst)));
-        let settings = node::settings(&self.config(), "http://127.0.0.1:1".into(), clock).unwrap();
+        let settings = node::settings(&self.config(), "http://127.0.0.1:1".into(), self.clock()).unwrap();
         let runtime = Runtime::open(settings).await.unwrap();
         let agent = AgentName::new("coder").unwrap();
         let add = Request::AgentAdd { name: agent.clone(), owner: "anna".into() };

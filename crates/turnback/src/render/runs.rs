@@ -25,7 +25,7 @@ pub(crate) fn runs(rows: &[Row], now: Timestamp) -> String {
                 Cell::new(visible(&row.tool)),
                 Cell::styled(style::state(&row.state), state(&row.state)),
                 way_back(row.level),
-                Cell::new(visible(&row.summary)),
+                Cell::new(short(&visible(&row.summary))),
             ]
         })
         .collect();
@@ -47,6 +47,17 @@ pub(crate) fn runs(rows: &[Row], now: Timestamp) -> String {
     }
     out.push('\n');
     out
+}
+
+/// Characters of what a run does, in a list. The names in it are an agent's: one of five thousand letters
+/// would push every other run off the screen. `turnback show` shows all of it.
+const WHAT: usize = 160;
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(WHAT) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
 }
 
 /// Who acted, in one word.

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod fits;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -173,6 +175,13 @@ impl Place {
             let rows = rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<Vec<String>, _>>().unwrap();
             world.rows.insert(table.to_owned(), rows);
         }
+        // A second database, where a test has one.
+        if self.path("store.db").exists() {
+            let store = Connection::open(self.path("store.db")).unwrap();
+            let mut rows = store.prepare("SELECT what FROM ledger ORDER BY 1").unwrap();
+            let rows = rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<Vec<String>, _>>().unwrap();
+            world.rows.insert("store".to_owned(), rows);
+        }
         world
     }
 
@@ -198,9 +207,21 @@ impl Place {
         self.try_start("").unwrap_or_else(|ended| panic!("ended with {}: {}", ended.status, ended.said))
     }
 
+    /// What a second gateway on the same state says when it is refused.
+    pub fn try_second(&self) -> String {
+        let second = self.run(&["up"]);
+        assert_eq!(second.status.code(), Some(1), "{}", text(&second));
+        text(&second)
+    }
+
     /// Starts a node with these fail points, or tells how it ended before it served.
     pub fn try_start(&self, failpoints: &str) -> Result<Node, Ended> {
-        self.start_as(|mut command| Process::Child(command.env("FAILPOINTS", failpoints).spawn().unwrap()))
+        self.try_start_in(&[("FAILPOINTS", failpoints)])
+    }
+
+    /// Starts a node in this environment, or tells how it ended before it served.
+    pub fn try_start_in(&self, environment: &[(&str, &str)]) -> Result<Node, Ended> {
+        self.start_as(|mut command| Process::Child(command.envs(environment.iter().copied()).spawn().unwrap()))
     }
 
     /// Starts a node of which every call that changes a file of this place is judged.
@@ -363,9 +384,7 @@ impl Node {
 
     /// Asks it to stop, and waits.
     pub fn stop(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        // It may be dead already; how it ended is what counts.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        self.signal(rustix::process::Signal::TERM);
         self.wait()
     }
 
@@ -378,6 +397,13 @@ impl Node {
 
     pub fn kill(mut self) {
         self.child.kill().unwrap();
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        // It may be dead already; how it ended is what counts.
+        let _ = rustix::process::kill_process(pid, signal);
     }
 
     /// Waits until it ends by itself.

@@ -22,7 +22,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use common::script::{Cut, Heard, play};
+use common::fits::Heard;
+use common::script::{Cut, play};
 use common::{CONFIG, Node, Place, World};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};

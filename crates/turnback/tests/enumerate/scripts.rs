@@ -4,7 +4,8 @@
 use serde_json::json;
 use turnback_faults::{Call, Injector, Kind, Struck, Verdict};
 
-use crate::common::script::{self, Act, Do};
+use crate::common::fits::{Act, Do, call};
+use crate::common::script;
 
 /// Each is a test.
 pub(crate) const NAMES: &[&str] = &[
@@ -48,7 +49,7 @@ fn large() -> Vec<Act> {
     vec![
         script::sql(insert, |w| w.rows.get_mut("ledger").unwrap().push("0".repeat(300_000))),
         script::sql("delete from ledger where id = 1", |w| w.rows.get_mut("ledger").unwrap().clear()),
-        Act { does: Do::Undo(&[1]), changes: |_| {} },
-        Act { does: Do::Call("shop__query", json!({ "sql": "select count(*) from ledger" })), changes: |_| {} },
+        script::act(Do::Undo(vec![1])),
+        call("shop__query", json!({ "sql": "select count(*) from ledger" }), |_| {}),
     ]
 }

@@ -4,6 +4,7 @@
 //! It recovers as any node does, in this process only because starting a program a hundred thousand times
 //! would take longer than everything else.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use turnback_gateway::config::Config;
 use turnback_gateway::node::Node;
 
-use crate::common::script::{Heard, fits, word};
+use crate::common::fits::{Heard, fits, word};
 use crate::common::{Door, Place, World};
 use crate::scripts;
 
@@ -94,7 +95,7 @@ fn compare(place: &Place, task: &Task) {
         let tokens = door.told(&json!({ "op": "tokens" }), "tokens");
         assert_eq!(tokens.as_array().map(Vec::len), Some(1), "P7: the token that was made is lost");
     }
-    fits(&door, place, &task.base, &acts, &task.heard);
+    fits(&door, place, &task.base, &acts, &task.heard, &mut BTreeMap::new());
     // No pre-image is lost: everything that stands can be taken back, and nothing is left of it then.
     let mut live: Vec<Value> = door.rows();
     live.retain(|row| word(row, "state") == "settled" && row["undoes"].as_array().is_none_or(Vec::is_empty));

@@ -17,7 +17,7 @@ use super::Wrong;
 use super::place::Place;
 
 /// Far above anything that is under way and not stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why no node serves.
 pub(crate) enum NotOpen {
@@ -125,7 +125,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn read(bytes: &[u8]) -> Result<Self, Wrong> {
+    /// The door closed without a word.
+    pub(crate) fn silence() -> Self {
+        Self { status: 0, session: None, body: String::new(), json: Value::Null }
+    }
+
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Wrong> {
         let text = String::from_utf8(bytes.to_vec()).map_err(|e| format!("an answer that is not UTF-8: {e}"))?;
         let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("not an HTTP answer: {text:?}"))?;
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| format!("no status: {head}"))?;

@@ -99,7 +99,8 @@ pub(crate) enum Harm {
     Alter,
 }
 
-/// One step: exactly one of `call`, `http`, `operator`, `by_hand` alone, `restart`, `start_another`, `wait`.
+/// One step: exactly one of `call`, `http`, `raw`, `hear_kept`, `operator`, `cli`, `by_hand` alone, `restart`,
+/// `start_another`, `wait`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Step {
@@ -113,6 +114,24 @@ pub(crate) struct Step {
     pub(crate) body: Option<String>,
     /// A body that is not text, in hexadecimal digits.
     pub(crate) body_hex: Option<String>,
+
+    /// Bytes sent to the agents' door as they are, in pieces.
+    pub(crate) raw: OneOrMore,
+    /// Milliseconds between two pieces, and between two drops of `drip`.
+    pub(crate) pause: Option<u64>,
+    /// Sent over and over after the pieces until the door answers or closes.
+    pub(crate) drip: Option<String>,
+    /// How many such connections are opened at once.
+    pub(crate) connections: Option<u32>,
+    /// The connections stay open, with nothing read from them.
+    pub(crate) keep: bool,
+    /// Everything that came on the connections kept open, until the door closed them.
+    pub(crate) hear_kept: bool,
+
+    /// The command line of the real program, on this configuration.
+    pub(crate) cli: Option<Vec<String>>,
+    /// What is written to that command's standard input.
+    pub(crate) input: Option<String>,
 
     /// The agent who asks; the first one when it is not said.
     pub(crate) agent: Option<String>,
@@ -135,6 +154,10 @@ pub(crate) struct Step {
 
     /// How often the step is made; every time must end as expected.
     pub(crate) times: Option<u32>,
+    /// How often the request is made at the same moment, each on a connection of its own.
+    pub(crate) at_once: Option<u32>,
+    /// Two paths somebody exchanges over and over while the step is made.
+    pub(crate) swapping: Option<[String; 2]>,
     /// The name later steps use for what came out of it: `{{name}}`.
     pub(crate) save: Option<String>,
     pub(crate) expect: Expect,
@@ -142,12 +165,18 @@ pub(crate) struct Step {
     pub(crate) after: Option<After>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Expect {
     /// `done`, `refused`, `pending`, `error` for agents; the reply's word for operators; `not_started` for
     /// a node that must not start.
     pub(crate) outcome: String,
+    /// Instead of `outcome`: how many of the requests made at once ended how.
+    pub(crate) tally: BTreeMap<String, u32>,
+    /// Instead of `outcome`, where requests race something: how each of them may end.
+    pub(crate) any_of: Vec<String>,
+    /// How many HTTP answers came on one raw connection; 1 when it is not said.
+    pub(crate) answers: Option<usize>,
     /// HTTP status; 200 when it is not said.
     pub(crate) status: Option<u16>,
     /// Number of a JSON-RPC error.
@@ -179,7 +208,7 @@ pub(crate) struct Expect {
     pub(crate) diff: OneOrMore,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum OneOrMore {
     #[default]
@@ -189,6 +218,10 @@ pub(crate) enum OneOrMore {
 }
 
 impl OneOrMore {
+    pub(crate) const fn is_some(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
     pub(crate) fn all(&self) -> Vec<&str> {
         match self {
             Self::None => Vec::new(),
@@ -213,6 +246,24 @@ pub(crate) struct After {
     pub(crate) sql: BTreeMap<String, Value>,
 }
 
+impl Record {
+    /// Whether these are the states of all runs.
+    pub(crate) fn fits(&self, found: &[&str]) -> bool {
+        let mut rest = found;
+        for text in &self.runs {
+            let (count, states) = text.split_once('*').unwrap_or(("1", text));
+            let is = |state: &&&str| states.split('|').any(|s| s == **state);
+            let there = rest.iter().take_while(is).count();
+            let take = if count == "?" { there } else { count.parse().unwrap_or(usize::MAX) };
+            if take > there {
+                return false;
+            }
+            rest = rest.get(take..).unwrap_or_default();
+        }
+        rest.is_empty()
+    }
+}
+
 impl After {
     pub(crate) fn says_something(&self) -> bool {
         self.unchanged
@@ -225,7 +276,8 @@ impl After {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
-    /// The states of all runs, oldest first.
+    /// The states of all runs, oldest first; `settled|refused` is either, `30*settled` thirty of
+    /// them, `?*settled` as many as there are.
     pub(crate) runs: Vec<String>,
     /// How many records of a kind there are.
     #[serde(default)]

@@ -1,9 +1,12 @@
 //! Runs every story in `scenarios/`: one test for each file, each with a node of its own, driven through
 //! its real doors. The format is described in `scenarios/README.md`.
 
+mod cli;
+mod crowd;
 mod doors;
 mod format;
 mod place;
+mod raw;
 mod record;
 mod story;
 
@@ -15,7 +18,16 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// What is wrong, in words for whoever reads the failed test.
 type Wrong = String;
 
+/// A flood needs both ends of as many connections as the door takes: more descriptors than is usual.
+fn more_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where it is not permitted the story that needs them says so itself.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 fn main() -> ExitCode {
+    more_descriptors();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
     let mut files = Vec::new();
     let read = stories(&folder, &mut files);

@@ -124,7 +124,7 @@ environment = "test"
     }
 
     /// A path in the world agents act on.
-    fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.base.join(below)
     }
 
