@@ -45,10 +45,8 @@ pub fn policy_sources(path: &Path) -> Result<Vec<Source>, Refusal> {
     let place = path.display().to_string();
     let mut files: Vec<PathBuf> = if path.is_dir() {
         std::fs::read_dir(path)
-            .map_err(|e| refused(&place, e))?
-            .map(|entry| entry.map(|e| e.path()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| refused(&place, e))?
+            .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
+            .map_err(|e| refused(&place, e).next("see that it can be read, then start again"))?
             .into_iter()
             .filter(|file| file.extension().is_some_and(|e| e == "cedar"))
             .collect()
@@ -65,7 +63,8 @@ pub fn policy_sources(path: &Path) -> Result<Vec<Source>, Refusal> {
         .into_iter()
         .map(|file| {
             let name = file.display().to_string();
-            let text = std::fs::read_to_string(&file).map_err(|e| refused(&name, e))?;
+            let text = std::fs::read_to_string(&file)
+                .map_err(|e| refused(&name, e).next("see that it can be read, then start again"))?;
             Ok(Source { name, text })
         })
         .collect()
@@ -95,11 +94,10 @@ pub fn slots(config: &Config, name: &ResourceName) -> PathBuf {
 
 /// Makes a directory and what is missing above it, for nobody but this user.
 fn make_private(directory: &Path) -> Result<(), Refusal> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|e| refused(&directory.display().to_string(), e))
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| {
+        refused(&directory.display().to_string(), format!("cannot be made: {e}"))
+            .next("see that its file system works, has room and can be written to, then start again")
+    })
 }
 
 /// Opens every resource and compiles the policy.
@@ -178,7 +176,8 @@ impl Node {
         let address = agents.local_addr().map_err(|e| refused("listen", e))?;
         let base = format!("http://{address}");
         let runtime = Runtime::open(settings(config, base.clone(), system_clock())?).await?;
-        let operators = operator::listen(&config.state).map_err(|e| refused("operator.sock", e))?;
+        let operators = operator::listen(&config.state)
+            .map_err(|e| refused("operator.sock", e).next("see that the state directory can be written to"))?;
         let options = McpOptions {
             listen: address,
             hold: config.listen.hold,

@@ -127,7 +127,9 @@ impl From<JournalError> for Refusal {
             JournalError::Altered { .. } | JournalError::Damaged { .. } => {
                 Refusal::new(Code::Failed, message).next("turnback verify")
             }
-            JournalError::BadBatch { .. } | JournalError::Storage { .. } => Refusal::new(Code::Failed, message),
+            JournalError::Storage { .. } => Refusal::new(Code::Failed, message)
+                .next("see that its file system works, has room and can be written to, then start again"),
+            JournalError::BadBatch { .. } => Refusal::new(Code::Failed, message),
         }
     }
 }

@@ -13,127 +13,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 
-use common::fits::{Act, Do, Heard, call, fits, word};
-use common::{Dead, Node, Place, World};
+use common::fits::{Act, Do, Heard, fits, word};
+use common::script::{Cut, files, play, questions, rows};
+use common::{Place, World};
 use serde_json::json;
 
 const SIGKILL: i32 = 9;
 
 /// Another build of the same target directory may have put a binary without fail points in place.
 const SUSPECT: &str = "was `turnback` built without feature `turnback/failpoints` meanwhile?";
-
-fn sql(statement: &str, changes: fn(&mut World)) -> Act {
-    call("shop__execute", json!({ "sql": statement }), changes)
-}
-
-fn act(does: Do) -> Act {
-    Act { does, changes: Box::new(|_| {}) }
-}
-
-fn set(world: &mut World, table: &str, from: &str, to: &str) {
-    let row = world.rows.get_mut(table).unwrap().iter_mut().find(|row| *row == from);
-    *row.unwrap_or_else(|| panic!("no row `{from}`")) = to.to_owned();
-}
-
-fn without(world: &mut World, table: &str, gone: &[&str]) {
-    world.rows.get_mut(table).unwrap().retain(|row| !gone.contains(&row.as_str()));
-}
-
-/// Rows come, change and go with what hangs on them; back and forth again.
-fn rows() -> Vec<Act> {
-    vec![
-        sql("insert into ledger (what) values ('once')", |w| w.rows.get_mut("ledger").unwrap().push("once".into())),
-        sql("update stock set n = n + 1 where id = 1", |w| set(w, "stock", "1 10", "1 11")),
-        sql("delete from stock where id = 2", |w| {
-            without(w, "stock", &["2 20"]);
-            without(w, "parts", &["1 2"]);
-        }),
-        act(Do::Undo(vec![1])),
-        act(Do::Undo(vec![3])),
-        act(Do::Undo(vec![0, 2])),
-    ]
-}
-
-/// Files are made, replaced, moved, deleted with what is in them; back and forth again.
-fn files() -> Vec<Act> {
-    vec![
-        call("work__write_file", json!({ "path": "new.txt", "content": "new\n" }), |w| {
-            w.files.insert("new.txt".into(), "new\n".into());
-        }),
-        call("work__write_file", json!({ "path": "a.txt", "content": "two\n" }), |w| {
-            w.files.insert("a.txt".into(), "two\n".into());
-        }),
-        call("work__delete", json!({ "path": "tree", "recursive": true }), |w| {
-            w.files.retain(|path, _| !path.starts_with("tree/"));
-        }),
-        act(Do::Undo(vec![2])),
-        act(Do::Undo(vec![3])),
-        act(Do::Undo(vec![0, 1, 2])),
-    ]
-}
-
-/// A person is asked, says yes and no.
-fn questions() -> Vec<Act> {
-    vec![
-        sql("delete from stock where id > 3", |w| without(w, "stock", &["4 40", "5 50", "6 60"])),
-        act(Do::Approve(0)),
-        call("work__delete", json!({ "path": "asked", "recursive": true }), |w| {
-            w.files.retain(|path, _| !path.starts_with("asked/"));
-        }),
-        act(Do::Approve(2)),
-        sql("delete from stock where id < 4", |w| w.rows.get_mut("stock").unwrap().clear()),
-        act(Do::Reject(4)),
-    ]
-}
-
-/// Plays acts until the last, or until nobody answers any more.
-fn play(node: &Node, acts: &[Act], heard: &mut Vec<Heard>, token: &mut Option<String>) -> Result<(), Dead> {
-    let dead = |e: std::io::Error| Dead(e.to_string());
-    let secret = match token {
-        Some(secret) => secret,
-        None => token.insert(node.register().map_err(dead)?),
-    };
-    let mut agent = node.agent(secret)?;
-    while let Some(act) = acts.get(heard.len()) {
-        heard.push(Heard::Nothing);
-        let run = |of: usize| match &heard[of] {
-            Heard::Done(run) | Heard::Pending(run) => run.clone(),
-            other => panic!("act {of} is {other:?}"),
-        };
-        let now = match &act.does {
-            Do::Call(tool, arguments) => {
-                let called = agent.call(tool, arguments)?;
-                let run = called.run.clone().unwrap_or_else(|| panic!("{called:?}"));
-                match called.error {
-                    false => Heard::Done(run),
-                    true if called.text.contains("PENDING") => Heard::Pending(run),
-                    // The node lives on when only its journal died, and says so.
-                    true => panic!("{called:?}"),
-                }
-            }
-            Do::Undo(of) => {
-                let runs: Vec<String> = of.iter().map(|of| run(*of)).collect();
-                let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
-                let reply = node.undo(&runs).map_err(dead)?;
-                assert_eq!(reply["value"][0]["row"]["state"], "settled", "{reply}");
-                Heard::Done(reply["value"][0]["row"]["run"].as_str().unwrap().to_owned())
-            }
-            Do::Approve(of) => {
-                let reply = node.ask(&json!({ "op": "approve", "approval": run(*of) })).map_err(dead)?;
-                assert_eq!(reply["value"][0]["row"]["state"], "settled", "{reply}");
-                Heard::Answered
-            }
-            Do::Reject(of) => {
-                let no = json!({ "op": "reject", "approval": run(*of), "reason": "no" });
-                let reply = node.ask(&no).map_err(dead)?;
-                assert_eq!(reply["value"][0]["row"]["state"], "rejected", "{reply}");
-                Heard::Answered
-            }
-        };
-        *heard.last_mut().unwrap() = now;
-    }
-    Ok(())
-}
 
 /// Recovers what the kills left, compares, goes on working, and comes to rest.
 fn recovers(place: &Place, base: &World, acts: &[Act], heard: &mut Vec<Heard>, token: &mut Option<String>) {
@@ -162,7 +50,7 @@ fn recovers(place: &Place, base: &World, acts: &[Act], heard: &mut Vec<Heard>, t
     fits(&node, place, base, acts, heard, &mut known);
     // The rest of the script goes through as if nothing had happened; what was cut off stays as it is.
     if heard.last().is_none_or(|last| *last != Heard::Nothing) {
-        play(&node, acts, heard, token).unwrap();
+        play(&node, acts, heard, token, &|_, _| {}).unwrap();
         assert_eq!(heard.len(), acts.len());
         fits(&node, place, base, acts, heard, &mut known);
     }
@@ -182,9 +70,11 @@ fn killed(script: fn() -> Vec<Act>, failpoints: &[String]) -> bool {
             Err(ended) => ended.status,
             // After a kill nothing is asked any more: what follows is recovery alone.
             Ok(node) if died => node.stop(),
-            Ok(node) => match play(&node, &acts, &mut heard, &mut token) {
+            Ok(node) => match play(&node, &acts, &mut heard, &mut token, &|_, _| {}) {
                 Ok(()) => node.stop(),
-                Err(_) => node.ended(),
+                Err(Cut::Dead(_)) => node.ended(),
+                // The node lives on when only its journal died, and says so.
+                Err(Cut::Refused(why)) => panic!("{points}: {why}"),
             },
         };
         died = status.signal() == Some(SIGKILL);

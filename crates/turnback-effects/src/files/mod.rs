@@ -114,6 +114,9 @@ impl Domain for Files {
     fn probe(&self, _run: RunId, measurement: &Measurement) -> Standing {
         let stands = || -> Result<Standing, Refusal> {
             let recipe = Recipe::read(&measurement.recipe)?;
+            if recipe.discarded(&self.world)? {
+                return Ok(Standing::Before);
+            }
             let of = recipe.steps.len();
             let done = match recipe.done(&self.world)? {
                 Some(done) => done,

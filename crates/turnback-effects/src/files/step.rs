@@ -247,8 +247,10 @@ impl Step {
         let mut model = Model::new(world, Limits::none())?;
         let moved = |why: &str| Refusal::new(Code::Moved, why.to_owned()).at(self.act.place().place());
         let ours = |id: Option<String>| id.is_some() && id == self.after.as_ref().map(|o| o.id.clone());
-        let in_hand = ours(ends.at_place());
+        // In this order: who writes between the two looks is then out of hand too, and not taken for a
+        // directory that was moved – taking back would put what they wrote into the slot.
         let in_sight = ours(model.stat(&self.act.place())?.map(|s| s.id()));
+        let in_hand = ours(ends.at_place());
         let came_out = match &self.act {
             Act::Chmod { .. } => return Ok(Verdict::Done),
             Act::Install { .. } => None,
@@ -359,7 +361,9 @@ impl Ends {
                 sys::Errno::NOENT | sys::Errno::EXIST | sys::Errno::STALE => Code::Moved,
                 other => refused(other, "").code,
             };
-            Refusal::new(code, format!("{} failed: {}", act.word(), sys::words(e))).at(act.place().place())
+            Refusal::new(code, format!("{} failed: {}", act.word(), sys::words(e)))
+                .at(act.place().place())
+                .next(super::world::NEXT)
         })
     }
 
@@ -461,6 +465,21 @@ impl Recipe {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the staged work was thrown away while at its place stands what stood there before: then
+    /// nothing was done. So it is after a commit that failed, and after an intent of which nobody knows
+    /// whether it was recorded. Only for recipes of one step.
+    pub(crate) fn discarded(&self, world: &World) -> Result<bool, Refusal> {
+        let [step] = self.steps.as_slice() else { return Ok(false) };
+        let Some(slot) = step.act.slot() else { return Ok(false) };
+        let mut model = Model::new(world, Limits::none())?;
+        // What was done keeps its directory, empty or not.
+        if model.stat(&slot.parent())?.is_some() {
+            return Ok(false);
+        }
+        let stands = model.stat(&step.act.place())?.map(|stat| stat.id());
+        Ok(stands == step.before.as_ref().map(|object| object.id.clone()))
     }
 
     /// Whether our own objects show that nothing, or everything, was done, whoever changed the places

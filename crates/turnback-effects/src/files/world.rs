@@ -72,10 +72,12 @@ impl World {
     /// Opens both directories and checks that pre-images can be kept by rename and out of reach.
     pub(crate) fn open(root: &Path, slots: &Path) -> Result<Self, Refusal> {
         let failed = |path: &Path, what: &str, e: Errno| {
-            Refusal::new(Code::Failed, format!("{what}: {}", sys::words(e))).at(path.to_string_lossy())
+            Refusal::new(Code::Failed, format!("{what}: {}", sys::words(e))).at(path.to_string_lossy()).next(START)
         };
         let root_path = std::fs::canonicalize(root).map_err(|e| {
-            Refusal::new(Code::NotFound, format!("the root cannot be opened: {e}")).at(root.to_string_lossy())
+            Refusal::new(Code::NotFound, format!("the root cannot be opened: {e}"))
+                .at(root.to_string_lossy())
+                .next("see that it is there and can be read, then start again")
         })?;
         let root_fd = sys::open_root(&root_path).map_err(|e| failed(root, "the root cannot be opened", e))?;
         let root_stat = sys::stat(&root_fd).map_err(|e| failed(root, "the root cannot be looked at", e))?;
@@ -124,6 +126,10 @@ impl World {
         let id = |stat: &Stat| (stat.dev, stat.ino, stat.born);
         match sys::open_root(&self.root_path).and_then(|fd| sys::stat(&fd)) {
             Ok(now) if id(&now) == id(&self.root_stat) => Ok(()),
+            // Whether it is there is not known then.
+            Err(e) if !matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => {
+                Err(refused(e, &self.root_path.to_string_lossy()))
+            }
             _ => Err(Refusal::new(Code::Moved, "the folder that was opened is not there any more")
                 .at(self.root_path.to_string_lossy())
                 .next("put it back, or restart the node to govern the folder that is there now")),
@@ -183,11 +189,19 @@ fn make_private(slots: &Path) -> Result<(), Refusal> {
     use std::os::unix::fs::DirBuilderExt as _;
     match std::fs::DirBuilder::new().mode(0o700).create(slots) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Refusal::new(Code::Failed, format!("the slots cannot be made: {e}")).at(slots.to_string_lossy()))
+            Err(Refusal::new(Code::Failed, format!("the slots cannot be made: {e}"))
+                .at(slots.to_string_lossy())
+                .next(START))
         }
         _ => Ok(()),
     }
 }
+
+/// What to do when the disk fails.
+pub(crate) const NEXT: &str = "an operator sees that the disk works and has room; then call again";
+
+/// What to do when a resource cannot be opened.
+const START: &str = "see that its file system works, has room and can be written to, then start again";
 
 /// What an errno means for somebody who named `place`.
 pub(crate) fn refused(errno: Errno, place: &str) -> Refusal {
@@ -212,5 +226,6 @@ pub(crate) fn refused(errno: Errno, place: &str) -> Refusal {
         Errno::NXIO => (Code::SpecialFile, "is a device or socket".to_owned()),
         other => (Code::Failed, sys::words(other)),
     };
-    Refusal::new(code, message).at(place)
+    let refusal = Refusal::new(code, message).at(place);
+    if matches!(code, Code::Failed | Code::DiskFull) { refusal.next(NEXT) } else { refusal }
 }

@@ -58,7 +58,9 @@ impl File {
 
     fn io(path: &Path, error: &std::io::Error) -> Refusal {
         let code = if error.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Failed };
-        Refusal::new(code, error.to_string()).at(path.display().to_string())
+        Refusal::new(code, error.to_string())
+            .at(path.display().to_string())
+            .next("see that the file is there and can be read")
     }
 
     /// Looks at the file without opening it. Closing any descriptor of a file gives up every POSIX lock
@@ -151,10 +153,16 @@ impl File {
 
     pub(super) fn writer(&self, wait: Duration) -> Result<(Connection, Watch), Refusal> {
         let (connection, watch) = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE, wait)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(|e| failure(&e))?;
+        // Not FULL: with a rollback journal the commit is the removal of that journal, and only EXTRA syncs
+        // the directory it was removed from. Else a power cut after the answer brings it back, and it rolls the
+        // answer back. With a write-ahead log both are the same.
+        connection.pragma_update(None, "synchronous", "EXTRA").map_err(|e| failure(&e))?;
         Ok((connection, watch))
     }
 }
+
+/// What to do when the disk fails.
+const NEXT: &str = "an operator sees that the database's disk works, has room and can be written to; then call again";
 
 /// An SQLite error as a refusal.
 pub(super) fn failure(error: &rusqlite::Error) -> Refusal {
@@ -168,7 +176,10 @@ pub(super) fn failure(error: &rusqlite::Error) -> Refusal {
     match error.sqlite_error_code() {
         Some(ErrorCode::OperationInterrupted) => Refusal::new(code, "the time limit was reached")
             .next("ask for less at once, or have the operator raise the limit"),
-        Some(ErrorCode::DiskFull) => Refusal::new(code, "the disk is full"),
+        Some(ErrorCode::DiskFull) => Refusal::new(code, "the disk is full").next(NEXT),
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::ReadOnly) => {
+            Refusal::new(code, message(error)).next(NEXT)
+        }
         _ => Refusal::new(code, message(error)),
     }
 }

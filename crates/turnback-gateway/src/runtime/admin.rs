@@ -11,7 +11,7 @@ use turnback_core::record::{Body, Token};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{self, Answer, Event, State};
 use turnback_core::text::visible;
-use turnback_journal::{Projection, RowFilter, Table};
+use turnback_journal::{JournalError, Projection, RowFilter, Table};
 
 use super::drive::Live;
 use super::{Inner, Runtime, blocking, undo};
@@ -155,7 +155,17 @@ impl Inner {
         let inner = Arc::clone(self);
         let task = tokio::spawn(async move { inner.drive_to_end(live).await });
         task.await.map_err(|e| Refusal::new(Code::Failed, format!("internal failure: {e}")))??;
-        self.view(id).await
+        self.end(id).await
+    }
+
+    /// How a run ended, for whoever had it done. What a domain marked itself is written behind: when that
+    /// failed the journal still holds the run as under way, which is no answer.
+    async fn end(&self, id: RunId) -> Result<RunView, Refusal> {
+        let view = self.view(id).await?;
+        match self.journal.poisoned() {
+            Some(why) => Err(Refusal::from(JournalError::Unknown { why }).at(id.short())),
+            None => Ok(view),
+        }
     }
 
     /// Makes an answer durable and hands back the run, ready to be driven on.
@@ -236,7 +246,7 @@ impl Inner {
         }
         let mut views = Vec::with_capacity(end.runs.len());
         for id in end.runs {
-            views.push(self.view(id).await?);
+            views.push(self.end(id).await?);
         }
         Ok(Reply::Ended(Box::new(views)))
     }

@@ -123,6 +123,18 @@ impl Live {
     }
 }
 
+/// A journal that accepts nothing says that nothing was written; of a run whose intent is written that is
+/// not to be heard as `nothing was done`.
+fn in_doubt(run: &Run, refusal: Refusal) -> Refusal {
+    match run.state {
+        State::Committing(_) | State::InDoubt(_) | State::Stuck(_) | State::Done(_) => {
+            let message = format!("it was begun, and how it ended is unknown until a restart: {}", refusal.message);
+            Refusal { message, ..refusal }
+        }
+        _ => refusal,
+    }
+}
+
 impl Inner {
     /// Drives a run until nothing more happens by itself, and says how its caller is answered.
     pub(super) async fn drive(self: &Arc<Self>, live: Live) -> Answer {
@@ -147,7 +159,7 @@ impl Inner {
             live = self.perform(live, command).await?;
         }
         fail::fail_point!("before-outcome", |_| turnback_journal::crash());
-        self.write(&mut live).await?;
+        self.write(&mut live).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
         live.telling = None;
         fail::fail_point!("after-outcome", |_| turnback_journal::crash());
         if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {

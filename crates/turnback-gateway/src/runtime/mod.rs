@@ -94,7 +94,13 @@ impl Runtime {
     /// A [`Refusal`] that names the file or resource at fault.
     pub async fn open(mut settings: Settings) -> Result<Self, Refusal> {
         let options = turnback_journal::Options { checkpoint_every: settings.checkpoint_every, ..Default::default() };
-        let opened = Journal::open(&settings.state, options).map_err(Refusal::from)?;
+        let opened = Journal::open(&settings.state, options).map_err(|e| {
+            let refusal = Refusal::from(e);
+            match refusal.place {
+                Some(_) => refusal,
+                None => refusal.at(turnback_core::text::visible(&settings.state.display().to_string())),
+            }
+        })?;
         let (journal, fresh) = (opened.journal, opened.fresh);
         let board = board::Board::load(&journal, settings.freezes.clone()).map_err(Refusal::from)?;
         let tools = tools_of(&settings.resources)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Node, Place, World};
+use super::{Door, Place, World};
 
 /// One act of a script, and what it changes when it is done.
 pub struct Act {
@@ -21,7 +21,7 @@ pub enum Do {
 }
 
 /// What was heard of an act before the kill.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Heard {
     /// Asked; nobody answered.
     Nothing,
@@ -31,6 +31,8 @@ pub enum Heard {
     Pending(String),
     /// The answer counts.
     Answered,
+    /// It was refused, in these words.
+    Refused(String),
 }
 
 pub fn call(tool: &'static str, arguments: Value, changes: impl Fn(&mut World) + Send + Sync + 'static) -> Act {
@@ -43,7 +45,7 @@ pub fn word<'a>(row: &'a Value, field: &str) -> &'a str {
 }
 
 /// The act a run belongs to.
-fn act_of(node: &Node, acts: &[Act], heard: &[Heard], row: &Value) -> usize {
+pub fn act_of(node: &Door, acts: &[Act], heard: &[Heard], row: &Value) -> usize {
     let contract = node.show(word(row, "run"))["contract"].clone();
     let undone: BTreeSet<&str> = row["undoes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let fits = |act: &Act| match &act.does {
@@ -60,25 +62,49 @@ fn act_of(node: &Node, acts: &[Act], heard: &[Heard], row: &Value) -> usize {
     acts.iter().position(fits).unwrap_or_else(|| panic!("nobody asked for {row}: {contract}"))
 }
 
+/// What was done and could not be read back counts as done: whoever asked heard so. The journal leaves an undo
+/// like that to a person and marks nothing; here what it counters is marked.
+fn read_back(node: &Door, acts: &[Act], heard: &[Heard], rows: &mut [Value]) {
+    let told = |row: &Value| {
+        let act = act_of(node, acts, heard, row);
+        matches!(&heard[act], Heard::Refused(why) if why.contains("could not be read back"))
+    };
+    let here = |row: &&mut Value| row["state"] == "diverged" && row["actor"]["kind"] != "turnback" && told(row);
+    let Some(row) = rows.iter_mut().find(here) else { return };
+    row["state"] = json!("settled");
+    let mut todo = vec![(row.clone(), true)];
+    while let Some((by, dead)) = todo.pop() {
+        for undone in by["undoes"].as_array().into_iter().flatten() {
+            let row = rows.iter_mut().find(|row| row["run"] == *undone).unwrap();
+            row["state"] = json!(if dead { "undone" } else { "settled" });
+            row["undone_by"] = if dead { by["run"].clone() } else { Value::Null };
+            todo.push((row.clone(), !dead));
+        }
+    }
+}
+
 /// World and journal agree with each other and with everything that was heard. `known` remembers which
 /// act each run belongs to.
 pub fn fits(
-    node: &Node,
+    node: &Door,
     place: &Place,
     base: &World,
     acts: &[Act],
     heard: &[Heard],
     known: &mut BTreeMap<String, usize>,
 ) {
-    let rows = node.rows();
+    let mut rows = node.rows();
+    read_back(node, acts, heard, &mut rows);
     let of_run: BTreeMap<&str, &Value> = rows.iter().map(|row| (word(row, "run"), row)).collect();
     let mut of_act: BTreeMap<usize, &Value> = BTreeMap::new();
-    for row in &rows {
+    // What was not read back is taken back by Turnback itself.
+    let own = |row: &Value| row["actor"]["kind"] == "turnback";
+    for row in rows.iter().filter(|row| !own(row)) {
         let act = *known.entry(word(row, "run").to_owned()).or_insert_with(|| act_of(node, acts, heard, row));
         assert!(of_act.insert(act, row).is_none(), "act {act} became two runs: {rows:?}");
         let ends = ["settled", "undone", "refused", "abandoned", "parked", "rejected"];
         assert!(ends.contains(&word(row, "state")), "left open: {row}");
-        if word(row, "state") == "refused" {
+        if word(row, "state") == "refused" && !matches!(heard[act], Heard::Refused(_)) {
             assert!(word(row, "summary").contains("nothing had happened"), "{row}");
         }
     }
@@ -86,6 +112,14 @@ pub fn fits(
         let state = of_act.get(&n).map_or("", |row| word(row, "state"));
         match told {
             Heard::Nothing => {}
+            // Who does not know says so.
+            Heard::Refused(why) if why.contains("unknown") => {}
+            Heard::Refused(why) => {
+                let back = of_act.get(&n).and_then(|row| row["undone_by"].as_str()).is_some_and(|by| own(of_run[by]));
+                let told = why.contains("could not be read back");
+                let stands = ["settled", "undone"].contains(&state);
+                assert!(back || told || !stands, "act {n} was refused ({why}) and is `{state}`");
+            }
             Heard::Done(run) => {
                 assert_eq!(word(of_act[&n], "run"), run);
                 assert!(["settled", "undone"].contains(&state), "act {n} was done and is `{state}`");

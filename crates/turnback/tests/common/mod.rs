@@ -9,6 +9,7 @@ pub mod fits;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use turnback_faults::{Judge, Traced, trace};
+
+pub mod script;
 
 /// Longest time anything may take here; only ever met by a failing test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,7 +82,7 @@ INSERT INTO parts VALUES (1, 2);
 ";
 
 /// What the agents can reach, as it looks from outside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct World {
     /// Content by path; a directory ends in a slash and has none.
     pub files: BTreeMap<String, String>,
@@ -88,7 +92,9 @@ pub struct World {
 
 /// A folder with everything one node needs.
 pub struct Place {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Removes it when dropped.
+    _made: Option<tempfile::TempDir>,
 }
 
 impl Default for Place {
@@ -103,7 +109,18 @@ impl Place {
     }
 
     pub fn with(config: &str) -> Self {
-        let place = Self { dir: tempfile::Builder::new().prefix("turnback-test-").tempdir().unwrap() };
+        Self::inside(&std::env::temp_dir(), config)
+    }
+
+    /// One that is there already, and stays.
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), _made: None }
+    }
+
+    /// A new one in this directory.
+    pub fn inside(parent: &Path, config: &str) -> Self {
+        let made = tempfile::Builder::new().prefix("turnback-test-").tempdir_in(parent).unwrap();
+        let place = Self { dir: made.path().canonicalize().unwrap(), _made: Some(made) };
         for (path, content) in [
             ("turnback.toml", config),
             ("policies/test.cedar", POLICY),
@@ -121,7 +138,7 @@ impl Place {
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
-        self.dir.path().join(below)
+        self.dir.join(below)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -172,7 +189,7 @@ impl Place {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_turnback"));
         command.arg("--config").arg(self.path("turnback.toml")).args(arguments);
-        command.current_dir(self.dir.path()).stdin(Stdio::null()).env_remove("FAILPOINTS").env_remove("NO_COLOR");
+        command.current_dir(&self.dir).stdin(Stdio::null()).env_remove("FAILPOINTS").env_remove("NO_COLOR");
         command
     }
 
@@ -204,11 +221,20 @@ impl Place {
 
     /// Starts a node in this environment, or tells how it ended before it served.
     pub fn try_start_in(&self, environment: &[(&str, &str)]) -> Result<Node, Ended> {
+        self.start_as(|mut command| Process::Child(command.envs(environment.iter().copied()).spawn().unwrap()))
+    }
+
+    /// Starts a node of which every call that changes a file of this place is judged.
+    pub fn start_judged(&self, judge: impl Judge + 'static) -> Result<Node, Ended> {
+        self.start_as(|command| Process::Traced(trace(command, &self.dir, judge).unwrap()))
+    }
+
+    fn start_as(&self, spawn: impl FnOnce(Command) -> Process) -> Result<Node, Ended> {
         let log = self.path("gateway.log");
         let file = fs::File::create(&log).unwrap();
         let mut command = self.command(&["up"]);
-        command.stdout(file.try_clone().unwrap()).stderr(file).envs(environment.iter().copied());
-        let mut child = command.spawn().unwrap();
+        command.stdout(file.try_clone().unwrap()).stderr(file);
+        let mut child = spawn(command);
         let pid = child.id();
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -220,7 +246,7 @@ impl Place {
                 && status["value"]["pid"] == json!(pid)
             {
                 let url = status["value"]["url"].as_str().unwrap().to_owned();
-                return Ok(Node { child, socket: self.socket(), url, log });
+                return Ok(Node { child, door: Door { socket: self.socket() }, url, log });
             }
             assert!(Instant::now() < deadline, "not up in time: {}", fs::read_to_string(log).unwrap());
             std::thread::sleep(Duration::from_millis(10));
@@ -246,27 +272,63 @@ pub fn ask(socket: &Path, request: &Value) -> std::io::Result<Value> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(format!("{request}\n").as_bytes())?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
+    if BufReader::new(stream).read_line(&mut line)? == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
     serde_json::from_str(&line).map_err(|e| std::io::Error::other(format!("{e}: `{line}`")))
+}
+
+/// The process of a node.
+enum Process {
+    Child(Child),
+    Traced(Traced),
+}
+
+impl Process {
+    fn id(&self) -> u32 {
+        match self {
+            Process::Child(child) => child.id(),
+            Process::Traced(traced) => traced.id(),
+        }
+    }
+
+    fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        match self {
+            Process::Child(child) => child.try_wait(),
+            Process::Traced(traced) => traced.try_wait(),
+        }
+    }
+
+    fn kill(&mut self) -> std::io::Result<ExitStatus> {
+        match self {
+            Process::Child(child) => child.kill().and_then(|()| child.wait()),
+            Process::Traced(traced) => traced.kill(),
+        }
+    }
+}
+
+/// The operators' door of a node.
+pub struct Door {
+    pub socket: PathBuf,
 }
 
 /// A running node.
 pub struct Node {
-    child: Child,
-    pub socket: PathBuf,
+    child: Process,
+    door: Door,
     pub url: String,
     log: PathBuf,
 }
 
-impl Node {
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
+impl Deref for Node {
+    type Target = Door;
 
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
+    fn deref(&self) -> &Door {
+        &self.door
     }
+}
 
+impl Door {
     /// Asks as the operator; a refusal is an answer, a dead node is an error.
     pub fn ask(&self, request: &Value) -> std::io::Result<Value> {
         ask(&self.socket, request)
@@ -296,10 +358,24 @@ impl Node {
 
     /// Registers `coder` and makes a token.
     pub fn register(&self) -> std::io::Result<String> {
-        self.ask(&json!({ "op": "agent_add", "name": "coder", "owner": "anna" }))?;
+        let added = self.ask(&json!({ "op": "agent_add", "name": "coder", "owner": "anna" }))?;
+        if added["reply"] != "done" {
+            return Err(std::io::Error::other(added.to_string()));
+        }
         let made =
             self.ask(&json!({ "op": "token_new", "agent": "coder", "on_behalf_of": null, "lifetime_seconds": 3_600 }))?;
-        Ok(made["value"]["secret"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned())
+        let secret = made["value"]["secret"].as_str().map(str::to_owned);
+        secret.ok_or_else(|| std::io::Error::other(made.to_string()))
+    }
+}
+
+impl Node {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
     }
 
     pub fn agent(&self, token: &str) -> Result<Agent, Dead> {
@@ -321,7 +397,6 @@ impl Node {
 
     pub fn kill(mut self) {
         self.child.kill().unwrap();
-        self.wait();
     }
 
     /// Sends it a signal.
@@ -351,7 +426,6 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
