@@ -1,10 +1,9 @@
 //! What is recorded, by name: a script, whether the node is killed in it, and the journal mode of the governed
 //! database.
 
-use serde_json::json;
 use turnback_faults::{Call, Injector, Kind, Struck, Verdict};
 
-use crate::common::fits::{Act, Do, call};
+use crate::common::fits::{Act, Do};
 use crate::common::script;
 
 /// Each is a test.
@@ -50,6 +49,5 @@ fn large() -> Vec<Act> {
         script::sql(insert, |w| w.rows.get_mut("ledger").unwrap().push("0".repeat(300_000))),
         script::sql("delete from ledger where id = 1", |w| w.rows.get_mut("ledger").unwrap().clear()),
         script::act(Do::Undo(vec![1])),
-        call("shop__query", json!({ "sql": "select count(*) from ledger" }), |_| {}),
     ]
 }
