@@ -249,6 +249,7 @@ measured-observe   after-observe       allowed        Discard MeasureOnly
 measured-observe   refused             refused        Discard Tell
 measured-observe   abandoned           abandoned      Discard Tell
 asking             parked              parked         Tell
+asking             refused             refused        Discard Tell
 asking             abandoned           abandoned      Discard Tell
 parked             approved            approved       Judge(Before)
 parked             rejected            rejected       Tell

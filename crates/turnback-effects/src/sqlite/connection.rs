@@ -159,6 +159,55 @@ impl File {
         connection.pragma_update(None, "synchronous", "EXTRA").map_err(|e| failure(&e))?;
         Ok((connection, watch))
     }
+
+    /// Makes sure that what no connection shows now does not come back by itself.
+    ///
+    /// A commit whose sync failed leaves its pages in the write-ahead log. While anybody has the database open
+    /// they are hidden, because the log's index does not name them; the next recovery reads the log itself and
+    /// would find a commit that was said to have failed. Moving everything that counts into the file and
+    /// emptying the log, durably, leaves nothing to be found. Nothing anybody sees changes.
+    ///
+    /// # Errors
+    /// When somebody reads an old state of the database for longer than `wait`, or the disk fails: then nobody
+    /// can say yet whether it happened.
+    pub(super) fn settle_log(&self, wait: Duration) -> Result<(), Refusal> {
+        let (connection, _) = self.writer(wait)?;
+        let mode: String = own(connection.query_row("PRAGMA main.journal_mode", [], |row| row.get(0)))?;
+        if !mode.eq_ignore_ascii_case("wal") {
+            // A rollback journal is played back before anything can be read.
+            return Ok(());
+        }
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        let log = Path::new(&log);
+        let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        // What counts, as the index has it, and how much there is. Its format: 32 bytes, then 24 before each page.
+        let counted: i64 =
+            own(connection.query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1)))?;
+        let page: i64 = own(connection.query_row("PRAGMA main.page_size", [], |row| row.get(0)))?;
+        let length = match fs::metadata(log) {
+            Ok(meta) => meta.len(),
+            Err(error) if absent(&error) => 0,
+            Err(error) => return Err(Self::io(log, &error)),
+        };
+        if i128::from(length) <= 32 + i128::from(counted.max(0)) * (24 + i128::from(page)) {
+            return Ok(());
+        }
+        let busy: i64 = own(connection.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get(0)))?;
+        if busy != 0 {
+            return Err(Refusal::new(
+                Code::Busy,
+                "its write-ahead log may hold more than it shows, and cannot be emptied while others use it",
+            )
+            .at(self.path.display().to_string())
+            .next("end whatever has the database open for long, then restart the gateway"));
+        }
+        // SQLite does not sync that it emptied the log. No lock hangs on the log, so it may be opened here.
+        match fs::File::open(log).and_then(|log| log.sync_all()) {
+            Err(error) if !absent(&error) => Err(Self::io(log, &error)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What to do when the disk fails.

@@ -35,7 +35,7 @@ fn changeset(recipe: &Recipe, artifacts: &dyn Artifacts) -> Result<Changeset, Re
     Ok(Changeset::from_bytes(bytes))
 }
 
-/// Whether the run's mark is in the database.
+/// Whether the run's mark is in the database, and will be.
 pub(super) fn probe(slot: &Arc<Slot>, run: RunId, measurement: &Measurement) -> Standing {
     let look = || -> Result<Option<String>, Refusal> {
         let line = slot.reader(WAIT)?;
@@ -50,7 +50,12 @@ pub(super) fn probe(slot: &Arc<Slot>, run: RunId, measurement: &Measurement) -> 
         line.keep();
         Ok(effect)
     };
-    match look() {
+    // Absent twice: seen, and still so when nothing is left that could bring it back.
+    let settled = look().and_then(|effect| match effect {
+        None => slot.file.settle_log(WAIT).and_then(|()| look()),
+        found => Ok(found),
+    });
+    match settled {
         Ok(None) => Standing::Before,
         Ok(Some(effect)) if effect == measurement.effect.digest.to_string() => Standing::After,
         Ok(Some(effect)) => Standing::Neither {
