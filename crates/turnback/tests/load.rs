@@ -19,6 +19,10 @@ fn multi(test: impl Future<Output = ()>) {
 /// Far above what is needed, far below what a leak in one of the maps would take.
 const MEMORY_KIB: u64 = 512 * 1024;
 
+/// Connections to the journal and to the database are kept for the next reader, a handful of each and up to
+/// three descriptors a connection: how many there are after a while depends on who happened to read at once.
+const POOLED: usize = 24;
+
 #[test]
 fn overload_is_refused_in_form_and_nothing_of_what_was_accepted_is_lost() {
     let scale = Scale {
@@ -84,8 +88,9 @@ fn a_mixed_workload_leaves_nothing_behind() {
     let before = rested(&node);
     let soaked = crowd::soak::soak(&place, &node, &tokens, Duration::from_secs(10), 10);
     let after = rested(&node);
-    assert!(soaked.rounds > 0);
-    assert!(after.fds <= before.fds, "descriptors: {before:?}, {after:?}");
+    // One descriptor left behind in each round would be seen.
+    assert!(soaked.rounds > POOLED as u64, "only {} rounds", soaked.rounds);
+    assert!(after.fds <= before.fds + POOLED, "descriptors: {before:?}, {after:?}");
     assert!(after.threads <= before.threads + 2, "threads: {before:?}, {after:?}");
     assert!(after.peak_kib < MEMORY_KIB, "{after:?}");
     let status = node.told(&json!({ "op": "status" }), "status");

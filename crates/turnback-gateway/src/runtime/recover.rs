@@ -39,7 +39,8 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
         inner.silence(inner.load(row.run).await?).await?;
     }
     // Oldest first, so that a run is resolved before an undo of it is.
-    for row in open.into_iter().rev().filter(|row| row.state != "parked") {
+    let under_way: Vec<_> = open.into_iter().rev().filter(|row| row.state != "parked").collect();
+    for row in &under_way {
         let run = inner.load(row.run).await?;
         let commands = run.resume();
         let state = run.state.word();
@@ -53,7 +54,7 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
         }
     }
     // Again, because a probe may have found that what was intended never happened.
-    sweep(inner)
+    if under_way.is_empty() { Ok(()) } else { sweep(inner) }
 }
 
 /// Removes what was staged by runs of which nothing was ever done. Only while nothing is staged.
@@ -62,7 +63,7 @@ fn sweep(inner: &Inner) -> Result<(), Refusal> {
     // sum is checked, before it is removed.
     let acted = inner.journal.runs_with_effect().map_err(Refusal::from)?;
     let fate = |id| {
-        if acted.contains(&id) {
+        if acted.binary_search(&id).is_ok() {
             return Fate::Alive;
         }
         match inner.journal.row(id) {
