@@ -49,6 +49,40 @@ impl std::fmt::Display for Actor {
     }
 }
 
+/// Which part of the organisation an action belongs to. Account and region may be said of a resource in the
+/// configuration, all three of a credential when it is made; the resource wins. Never taken from a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// Whose account it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// The workflow it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
+}
+
+impl Assignment {
+    /// Nothing is said.
+    pub const fn is_empty(&self) -> bool {
+        self.account.is_none() && self.region.is_none() && self.workflow.is_none()
+    }
+
+    /// What `resource` says, and what it leaves open as the credential says it.
+    #[must_use]
+    pub fn of(credential: Self, resource: &Self) -> Self {
+        let first = |a: &Option<String>, b| a.clone().or(b);
+        Self {
+            account: first(&resource.account, credential.account),
+            region: first(&resource.region, credential.region),
+            workflow: first(&resource.workflow, credential.workflow),
+        }
+    }
+}
+
 /// What an agent says about its own action: unverified, recorded, never a reason to be less strict.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,6 +148,9 @@ pub struct Contract {
     /// The user the agent acts for, when it said so through its credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
+    /// Which part of the organisation it belongs to.
+    #[serde(default, skip_serializing_if = "Assignment::is_empty")]
+    pub assignment: Assignment,
     /// The tool as the agent called it.
     pub tool: ToolName,
     /// The domain's own name for the tool: `execute`.
@@ -173,6 +210,7 @@ impl Contract {
         Ok(Self {
             actor,
             on_behalf_of,
+            assignment: Assignment::default(),
             tool: tool.name.clone(),
             local: tool.local.clone(),
             schema_hash: tool.schema_hash,
@@ -201,6 +239,7 @@ impl Contract {
         Ok(Self {
             actor,
             on_behalf_of: None,
+            assignment: Assignment::default(),
             tool: ToolName::joined(&resource, "undo")?,
             local: "undo".into(),
             schema_hash: Sha256::of(b"turnback undo v1"),
@@ -226,7 +265,7 @@ impl Contract {
     /// make it another action.
     pub fn digest(&self) -> ActionDigest {
         let actor = json::canonical(&serde_json::json!({
-            "actor": self.actor, "on_behalf_of": self.on_behalf_of, "target": self.target, "undoes": self.undoes,
+            "actor": self.actor, "on_behalf_of": self.on_behalf_of, "assignment": self.assignment, "target": self.target, "undoes": self.undoes,
         }));
         let arguments = json::canonical(&self.arguments);
         ActionDigest(Sha256::of_parts(

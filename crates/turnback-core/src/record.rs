@@ -166,6 +166,9 @@ pub struct Token {
     /// The user the agent acts for with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
+    /// The part of the organisation the agent works for with it.
+    #[serde(default, skip_serializing_if = "crate::contract::Assignment::is_empty")]
+    pub assignment: crate::contract::Assignment,
     /// When it was made.
     pub made: Timestamp,
     /// When it stops working.

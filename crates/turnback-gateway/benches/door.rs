@@ -36,8 +36,12 @@ fn main() {
         heading("An MCP tools/call of a read")?;
         let place = Place::new(1, "wal")?;
         let node = place.start().await?;
-        let request =
-            Request::TokenNew { agent: node.caller.agent.clone(), on_behalf_of: None, lifetime_seconds: 3600 };
+        let request = Request::TokenNew {
+            agent: node.caller.agent.clone(),
+            on_behalf_of: None,
+            assignment: turnback_core::contract::Assignment::default(),
+            lifetime_seconds: 3600,
+        };
         let Reply::Token { secret, .. } = node.runtime.operate(request, "anna").await else {
             return Err("no token".into());
         };

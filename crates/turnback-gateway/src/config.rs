@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde_spanned::Spanned;
+use turnback_core::contract::Assignment;
 use turnback_core::digest::Sha256;
 use turnback_core::gates::blast_radius::Limits;
 use turnback_core::gates::controls::Freeze;
@@ -116,6 +117,8 @@ pub struct Resource {
     pub place: PathBuf,
     /// Its environment.
     pub environment: EnvironmentName,
+    /// The part of the organisation it belongs to.
+    pub assignment: Assignment,
     /// Who pays if the way back fails. Default: the operator.
     pub bearer: Bearer,
     /// How a re-staged effect must agree with the approved one. Default: exactly.

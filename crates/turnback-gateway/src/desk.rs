@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use turnback_core::contract::{Actor, Statement};
+use turnback_core::contract::{Actor, Assignment, Statement};
 use turnback_core::names::{AgentName, ApprovalId, RunId};
 use turnback_core::refusal::Refusal;
 use turnback_core::tool::Tool;
@@ -20,6 +20,8 @@ pub struct Caller {
     pub agent: AgentName,
     /// The user it acts for, bound to the same credential.
     pub on_behalf_of: Option<String>,
+    /// The part of the organisation it works for, bound to the same credential.
+    pub assignment: Assignment,
 }
 
 /// One tool call as it came in.

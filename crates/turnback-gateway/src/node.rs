@@ -115,6 +115,7 @@ pub fn settings(config: &Config, url: String, clock: Clock) -> Result<Settings, 
         resources.push(Resource {
             name: name.clone(),
             environment: resource.environment.clone(),
+            assignment: resource.assignment.clone(),
             domain,
             bearer: resource.bearer,
             effect_match: resource.effect_match,

@@ -33,7 +33,12 @@ fn configured(more: &str) -> Place {
 }
 
 async fn token(node: &Node, lifetime_seconds: u64) -> String {
-    let request = Request::TokenNew { agent: AgentName::new("coder").unwrap(), on_behalf_of: None, lifetime_seconds };
+    let request = Request::TokenNew {
+        agent: AgentName::new("coder").unwrap(),
+        on_behalf_of: None,
+        assignment: turnback_core::contract::Assignment::default(),
+        lifetime_seconds,
+    };
     match node.operate(request).await {
         Reply::Token { secret, .. } => secret,
         other => panic!("{other:?}"),

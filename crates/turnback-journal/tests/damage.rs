@@ -69,6 +69,7 @@ fn registered() -> Vec<Entry> {
                 secret: Sha256::of(&[t, n.len() as u8]),
                 agent: name(n),
                 on_behalf_of: None,
+                assignment: turnback_core::contract::Assignment::default(),
                 made: at(0),
                 expires: at(9_999),
             };

@@ -164,7 +164,10 @@ pub async fn start(dir: &Path) -> Outcome<Node> {
     let runtime = Runtime::open(settings).await.map_err(|e| e.to_string())?;
     let agent = AgentName::new("coder")?;
     match runtime.operate(Request::AgentAdd { name: agent.clone(), owner: "anna".into() }, "anna").await {
-        Reply::Done => Ok(Node { runtime, caller: Caller { agent, on_behalf_of: None } }),
+        Reply::Done => Ok(Node {
+            runtime,
+            caller: Caller { agent, on_behalf_of: None, assignment: turnback_core::contract::Assignment::default() },
+        }),
         other => Err(format!("{other:?}").into()),
     }
 }

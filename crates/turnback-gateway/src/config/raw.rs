@@ -64,6 +64,9 @@ pub(super) struct Resource {
     pub(super) root: Option<Text>,
     pub(super) path: Option<Text>,
     pub(super) environment: Spanned<EnvironmentName>,
+    pub(super) account: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) workflow: Option<String>,
     #[serde(default)]
     pub(super) bearer: Bearer,
     #[serde(default, rename = "match")]

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_spanned::Spanned;
+use turnback_core::contract::Assignment;
 use turnback_core::gates::blast_radius::{Budget, Limits};
 use turnback_core::gates::controls::Freeze;
 use turnback_core::gates::recoverability::Floor;
@@ -205,6 +206,7 @@ impl Reader<'_> {
             kind: raw.kind,
             place,
             environment: raw.environment.into_inner(),
+            assignment: Assignment { account: raw.account, region: raw.region, workflow: raw.workflow },
             bearer: raw.bearer,
             effect_match: raw.effect_match,
             slots,

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use turnback_core::contract::Assignment;
 use turnback_core::contract::STATEMENT_ARGUMENT;
 use turnback_core::names::{AgentName, ApprovalId, RunId};
 
@@ -23,6 +24,7 @@ const LIMIT: usize = 16 * 1024;
 struct Claims {
     agent: AgentName,
     on_behalf_of: Option<String>,
+    assignment: Assignment,
     tool: String,
     arguments: turnback_core::digest::Sha256,
     until: Timestamp,
@@ -51,6 +53,7 @@ impl Seal {
         let claims = Claims {
             agent: bound.caller.agent.clone(),
             on_behalf_of: bound.caller.on_behalf_of.clone(),
+            assignment: bound.caller.assignment.clone(),
             tool: bound.tool.to_owned(),
             arguments: digest(bound.arguments)?,
             until: until.min(pending.expires),
@@ -79,6 +82,7 @@ impl Seal {
         let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()?;
         let fits = claims.agent == bound.caller.agent
             && claims.on_behalf_of == bound.caller.on_behalf_of
+            && claims.assignment == bound.caller.assignment
             && claims.tool == bound.tool
             && Some(claims.arguments) == digest(bound.arguments)
             && now < claims.until;
@@ -135,7 +139,7 @@ mod tests {
     use super::*;
 
     fn caller(agent: &str) -> Caller {
-        Caller { agent: AgentName::new(agent).unwrap(), on_behalf_of: None }
+        Caller { agent: AgentName::new(agent).unwrap(), on_behalf_of: None, assignment: Assignment::default() }
     }
 
     fn pending() -> Pending {

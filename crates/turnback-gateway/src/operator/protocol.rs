@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use turnback_core::contract::Assignment;
 use turnback_core::decision::Decision;
 use turnback_core::gates::controls::{Scope, Switch};
 use turnback_core::gates::ownership::Agent;
@@ -74,6 +75,9 @@ pub enum Request {
         agent: AgentName,
         /// The user it acts for.
         on_behalf_of: Option<String>,
+        /// The part of the organisation it works for with it.
+        #[serde(default)]
+        assignment: Assignment,
         /// Seconds until it expires.
         lifetime_seconds: u64,
     },
@@ -192,6 +196,9 @@ pub struct TokenView {
     /// The user it acts for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
+    /// The part of the organisation it works for with it.
+    #[serde(default, skip_serializing_if = "Assignment::is_empty")]
+    pub assignment: Assignment,
     /// When it stops working.
     pub expires: Timestamp,
 }

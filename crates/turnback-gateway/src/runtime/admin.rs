@@ -15,6 +15,7 @@ use turnback_journal::{JournalError, Projection, RowFilter, Table};
 
 use super::drive::Live;
 use super::{Inner, Runtime, blocking, undo};
+use crate::desk::Caller;
 use crate::operator::protocol::{Reply, Request, RunView, Status, TokenView, UndoWhat};
 
 /// Who revokes a token that ran out.
@@ -78,8 +79,8 @@ impl Inner {
                 agent.suspended = reason;
                 self.set_agent(agent, by).await
             }
-            Request::TokenNew { agent, on_behalf_of, lifetime_seconds } => {
-                self.new_token(agent, on_behalf_of, lifetime_seconds, by).await
+            Request::TokenNew { agent, on_behalf_of, assignment, lifetime_seconds } => {
+                self.new_token(Caller { agent, on_behalf_of, assignment }, lifetime_seconds, by).await
             }
             Request::TokenRevoke { token } => self.revoke(&token, by).await,
             Request::Tokens => {
@@ -88,6 +89,7 @@ impl Inner {
                     id: *id,
                     agent: token.agent.clone(),
                     on_behalf_of: token.on_behalf_of.clone(),
+                    assignment: token.assignment.clone(),
                     expires: token.expires,
                 });
                 Ok(Reply::Tokens(tokens.collect()))
@@ -274,14 +276,8 @@ impl Inner {
         Ok(Reply::Done)
     }
 
-    async fn new_token(
-        &self,
-        agent: AgentName,
-        on_behalf_of: Option<String>,
-        lifetime: u64,
-        by: &str,
-    ) -> Result<Reply, Refusal> {
-        self.agent(&agent)?;
+    async fn new_token(&self, bearer: Caller, lifetime: u64, by: &str) -> Result<Reply, Refusal> {
+        self.agent(&bearer.agent)?;
         let now = self.now();
         let expires = i64::try_from(lifetime)
             .ok()
@@ -294,8 +290,9 @@ impl Inner {
         let id = TokenId::new(uuid::Uuid::now_v7());
         let token = Token {
             secret: turnback_core::digest::Sha256::of(secret.as_bytes()),
-            agent,
-            on_behalf_of,
+            agent: bearer.agent,
+            on_behalf_of: bearer.on_behalf_of,
+            assignment: bearer.assignment,
             made: now,
             expires,
         };

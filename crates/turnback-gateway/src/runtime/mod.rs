@@ -32,7 +32,7 @@ use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 use turnback_core::budget::Ledger;
-use turnback_core::contract::{Actor, Contract};
+use turnback_core::contract::{Actor, Assignment, Contract};
 use turnback_core::digest::ActionDigest;
 use turnback_core::names::{AgentName, ResourceName, RunId};
 use turnback_core::record::{Body, Row};
@@ -177,7 +177,7 @@ impl Runtime {
                 .at("[stdio] agent")
                 .next("name a registered agent there")
         })?;
-        Ok(Caller { agent, on_behalf_of: None })
+        Ok(Caller { agent, on_behalf_of: None, assignment: Assignment::default() })
     }
 }
 
@@ -298,7 +298,11 @@ impl Desk for Runtime {
     fn authenticate(&self, token: &str) -> Result<Caller, Refusal> {
         let view = self.0.board.view();
         let token = view.token(token, self.0.now())?;
-        Ok(Caller { agent: token.agent.clone(), on_behalf_of: token.on_behalf_of.clone() })
+        Ok(Caller {
+            agent: token.agent.clone(),
+            on_behalf_of: token.on_behalf_of.clone(),
+            assignment: token.assignment.clone(),
+        })
     }
 
     fn tools(&self, _caller: &Caller) -> Vec<Tool> {
@@ -398,8 +402,9 @@ impl Inner {
         let Some(tool) = self.tools.get(&call.tool) else {
             return Err(Refusal::new(Code::UnknownTool, "no tool has that name").at(&call.tool).next("see tools/list"));
         };
-        let domain = &self.bound(&tool.resource)?.resource.domain;
-        let contract = Contract::parse(
+        let resource = &self.bound(&tool.resource)?.resource;
+        let domain = &resource.domain;
+        let mut contract = Contract::parse(
             tool,
             Actor::Agent(call.caller.agent),
             call.caller.on_behalf_of,
@@ -411,6 +416,7 @@ impl Inner {
                 Ok(target)
             },
         )?;
+        contract.assignment = Assignment::of(call.caller.assignment, &resource.assignment);
         Ok((contract, tool.effect_match))
     }
 

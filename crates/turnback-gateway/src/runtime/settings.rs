@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use turnback_core::contract::Assignment;
 use turnback_core::digest::Sha256;
 use turnback_core::gates::blast_radius::Limits;
 use turnback_core::gates::controls::Freeze;
@@ -28,6 +29,8 @@ pub struct Resource {
     pub name: ResourceName,
     /// Its environment.
     pub environment: EnvironmentName,
+    /// The part of the organisation it belongs to.
+    pub assignment: Assignment,
     /// The domain that serves it.
     pub domain: Arc<dyn Domain>,
     /// Who pays if the way back fails.

@@ -46,7 +46,11 @@ pub(crate) struct MemoryDesk {
 }
 
 pub(crate) fn caller(agent: &str) -> Caller {
-    Caller { agent: AgentName::new(agent).unwrap(), on_behalf_of: None }
+    Caller {
+        agent: AgentName::new(agent).unwrap(),
+        on_behalf_of: None,
+        assignment: turnback_core::contract::Assignment::default(),
+    }
 }
 
 impl MemoryDesk {

@@ -152,7 +152,10 @@ impl Place {
         let agent = AgentName::new("coder").unwrap();
         let add = Request::AgentAdd { name: agent.clone(), owner: "anna".into() };
         assert_eq!(runtime.operate(add, "anna").await, Reply::Done);
-        Node { runtime, caller: Caller { agent, on_behalf_of: None } }
+        Node {
+            runtime,
+            caller: Caller { agent, on_behalf_of: None, assignment: turnback_core::contract::Assignment::default() },
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
+use turnback_core::contract::Assignment;
 use turnback_core::names::{AgentName, TokenId};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::text::visible;
+use turnback_gateway::desk::Caller;
 use turnback_gateway::operator::protocol::{Reply, Request};
 
 use crate::client::{Door, unexpected};
@@ -28,6 +30,15 @@ enum What {
         /// The user the agent acts for with it
         #[arg(long, value_name = "USER")]
         on_behalf_of: Option<String>,
+        /// The account it works for with it; an account set for a resource wins
+        #[arg(long)]
+        account: Option<String>,
+        /// The region it works in with it; a region set for a resource wins
+        #[arg(long)]
+        region: Option<String>,
+        /// The workflow it is a part of with it
+        #[arg(long)]
+        workflow: Option<String>,
         /// How long it works, such as `8h`
         #[arg(long, default_value = "720h", value_name = "DURATION")]
         lifetime: String,
@@ -47,8 +58,9 @@ enum What {
 pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
     let door = context.door()?;
     match args.what {
-        What::New { agent, on_behalf_of, lifetime, client } => {
-            let token = make(&door, agent, on_behalf_of, lifetime_seconds(&lifetime)?)?;
+        What::New { agent, on_behalf_of, account, region, workflow, lifetime, client } => {
+            let assignment = Assignment { account, region, workflow };
+            let token = make(&door, Caller { agent, on_behalf_of, assignment }, lifetime_seconds(&lifetime)?)?;
             context.answer(&json!({ "id": token.id, "secret": token.secret, "expires": token.expires }), |_| {
                 format!("export {TOKEN_VARIABLE}={}", token.secret)
             })?;
@@ -90,13 +102,9 @@ pub(super) struct Made {
 }
 
 /// Makes a token.
-pub(super) fn make(
-    door: &Door,
-    agent: AgentName,
-    on_behalf_of: Option<String>,
-    lifetime_seconds: u64,
-) -> Result<Made, Failure> {
-    match door.ask(&Request::TokenNew { agent, on_behalf_of, lifetime_seconds })? {
+pub(super) fn make(door: &Door, bearer: Caller, lifetime_seconds: u64) -> Result<Made, Failure> {
+    let Caller { agent, on_behalf_of, assignment } = bearer;
+    match door.ask(&Request::TokenNew { agent, on_behalf_of, assignment, lifetime_seconds })? {
         Reply::Token { id, secret, expires } => Ok(Made { id, secret, expires }),
         other => Err(unexpected(&other).into()),
     }

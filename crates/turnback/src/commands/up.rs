@@ -2,10 +2,12 @@
 
 use std::io::IsTerminal as _;
 
+use turnback_core::contract::Assignment;
 use turnback_core::names::AgentName;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::text::visible;
 use turnback_gateway::config::Config;
+use turnback_gateway::desk::Caller;
 use turnback_gateway::node::Node;
 use turnback_gateway::operator::protocol::{Reply, Request};
 
@@ -109,7 +111,11 @@ fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(
     };
     door.ask(&Request::AgentAdd { name: name.clone(), owner: owner.clone() })?;
     context.notice(&format!("agent `{name}` is registered, owned by {}\n", visible(&owner)));
-    let made = token::make(door, name, None, FIRST_TOKEN_SECONDS)?;
+    let made = token::make(
+        door,
+        Caller { agent: name, on_behalf_of: None, assignment: Assignment::default() },
+        FIRST_TOKEN_SECONDS,
+    )?;
     context.answer(&serde_json::json!({ "url": url, "secret": made.secret }), |_| connect(url, &made.secret))?;
     Ok(())
 }

@@ -48,6 +48,7 @@ fn contract() -> Contract {
     Contract {
         actor: Actor::Agent(AgentName::new("coder").unwrap()),
         on_behalf_of: Some("bob".into()),
+        assignment: turnback_core::contract::Assignment::default(),
         tool: ToolName::new("shop__execute").unwrap(),
         local: "execute".into(),
         schema_hash: Sha256::of(b"schema"),
@@ -322,6 +323,7 @@ fn operators_lists() -> (Vec<Agent>, Vec<TokenView>, Vec<Switch>) {
         id: TokenId::new(Uuid::from_u128(n)),
         agent: name.clone(),
         on_behalf_of,
+        assignment: turnback_core::contract::Assignment::default(),
         expires: at(expires),
     };
     let tokens = vec![token(5, Some("bob".into()), "2026-12-20T03:00:00Z"), token(6, None, "2026-11-20T02:00:00Z")];

@@ -1,6 +1,7 @@
 //! What happens in the demo, in order. Numbers in brackets are the incidents it re-enacts.
 
 use serde_json::{Value, json};
+use turnback_core::contract::Assignment;
 use turnback_core::names::AgentName;
 use turnback_gateway::operator::protocol::{Reply, Request, RunView, UndoWhat};
 
@@ -366,7 +367,12 @@ impl<'w> Story<'w> {
 fn register(gateway: &Gateway, name: &str) -> Result<String, Failure> {
     let agent = AgentName::new(name)?;
     gateway.ask(&Request::AgentAdd { name: agent.clone(), owner: "demo".into() })?;
-    match gateway.ask(&Request::TokenNew { agent, on_behalf_of: None, lifetime_seconds: 3_600 })? {
+    match gateway.ask(&Request::TokenNew {
+        agent,
+        on_behalf_of: None,
+        assignment: Assignment::default(),
+        lifetime_seconds: 3_600,
+    })? {
         Reply::Token { secret, .. } => Ok(secret),
         reply => Err(format!("no token: {reply:?}").into()),
     }
