@@ -6,6 +6,7 @@
 //! Read in the order a request travels: [`json`] → [`contract`] → [`gates`] → [`decision`] →
 //! [`approval`] → [`permit`] → [`run`] → [`rollback`] → [`record`].
 
+pub mod access;
 pub mod approval;
 pub mod budget;
 pub mod contract;

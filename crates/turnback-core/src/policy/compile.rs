@@ -195,6 +195,32 @@ pub(super) fn check<'a>(sources: &'a [Source], registry: &[Tool]) -> Result<Chec
     Ok(Checked { parsed, schema, schema_text, dead, warnings, errors })
 }
 
+/// Parses policies that no schema describes, and says what each is called.
+pub(crate) fn parse_bare(sources: &[Source]) -> Result<(PolicySet, HashMap<String, String>), Vec<PolicyError>> {
+    with_room(|| {
+        let (mut errors, mut policies, mut names) = (Vec::new(), Vec::new(), HashMap::new());
+        for source in sources {
+            for piece in split(&source.text) {
+                match parse(source, piece, names.len()) {
+                    Ok(one) if names.values().any(|name| *name == one.rule.name) => errors.push(one.error(
+                        0,
+                        format!("another rule is called `{}`", visible(&one.rule.name)),
+                        Some("give each rule its own @id".to_owned()),
+                    )),
+                    Ok(one) => {
+                        names.insert(AsRef::<str>::as_ref(one.policy.id()).to_owned(), one.rule.name.clone());
+                        policies.push(one.policy);
+                    }
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        let set = PolicySet::from_policies(policies).map_err(|e| vec![generated(e.to_string())])?;
+        if errors.is_empty() { Ok((set, names)) } else { Err(errors) }
+    })
+    .unwrap_or_else(|error| Err(vec![error]))
+}
+
 /// Cedar starts its messages with ``for policy `x`, ``; the place says that already.
 fn clause(message: &str) -> String {
     let text = match message.strip_prefix("for policy `") {

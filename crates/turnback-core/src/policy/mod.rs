@@ -34,6 +34,7 @@ use std::sync::Arc;
 use cedar_policy::{Authorizer, Decision as CedarDecision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::compile::parse_bare;
 use self::program::Test;
 use self::schema::Question;
 use crate::contract::Contract;
