@@ -15,6 +15,9 @@
 //! Content is independent of names in both: every sector of 512 bytes of a file holds what it held at the
 //! last sync of that file or after any write since, each on its own, and the length is any it had since.
 //! So writes are dropped, reordered and torn; a file may be longer than what was written into it, with zeros.
+//! A cut is one step: a file that kept its length kept what a cut would have taken away. File systems with a
+//! journal change the size in the first transaction of a truncation, and SQLite could not truncate a
+//! write-ahead log on one that did not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -301,10 +304,12 @@ impl<'r> Disk<'r> {
                     versions.push(next);
                 }
                 let mut dice = Dice(*seed);
-                let length = versions[dice.below(versions.len())].len();
-                let mut torn = vec![0; length];
+                let moment = dice.below(versions.len());
+                let cut = versions.windows(2).skip(moment).position(|pair| pair[1].len() < pair[0].len());
+                let moments = cut.map_or(versions.len(), |n| moment + n + 1);
+                let mut torn = vec![0; versions[moment].len()];
                 for (n, sector) in torn.chunks_mut(SECTOR).enumerate() {
-                    let from = &versions[dice.below(versions.len())];
+                    let from = &versions[dice.below(moments)];
                     let part = from.get(n * SECTOR..).unwrap_or_default();
                     let part = &part[..part.len().min(sector.len())];
                     sector[..part.len()].copy_from_slice(part);

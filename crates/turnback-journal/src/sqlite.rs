@@ -190,7 +190,10 @@ fn refuse_foreign(path: &Path, vouched: bool) -> Result<(), JournalError> {
             "restore the journal; to begin a new one, name another state directory",
         ));
     }
-    if !head.is_empty() && head != b"SQLite format 3\0" {
+    // While the first page is written there is a rollback journal beside it, and a crash may have torn that
+    // page: SQLite empties the file again, or says itself that it is none of its own.
+    let unborn = !vouched && path.with_extension("db-journal").exists();
+    if !head.is_empty() && head != b"SQLite format 3\0" && !unborn {
         return Err(not_whole(path, "is not an SQLite database"));
     }
     Ok(())

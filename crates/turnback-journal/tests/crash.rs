@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -67,6 +69,37 @@ fn a_kill_at_any_boundary_loses_nothing_acknowledged() {
         let report = verify(dir.path(), None, None).unwrap();
         assert_eq!(report.vouched, report.records, "{point}");
     }
+}
+
+/// A power cut tears the first page of a journal that is being made. SQLite's rollback journal beside it says
+/// that the file was empty before (<https://www.sqlite.org/fileformat2.html#the_rollback_journal>).
+#[test]
+fn a_first_page_torn_while_it_is_made_leaves_nothing_in_the_way() {
+    let mut hot = vec![0; 512];
+    hot[..8].copy_from_slice(&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7]);
+    hot[22..24].copy_from_slice(&512u16.to_be_bytes());
+    hot[26..28].copy_from_slice(&4096u16.to_be_bytes());
+    let torn = |beside: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("journal.db"), [0; 4096]).unwrap();
+        if beside {
+            std::fs::write(dir.path().join("journal.db-journal"), &hot).unwrap();
+        }
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            std::fs::set_permissions(file.unwrap().path(), Permissions::from_mode(0o600)).unwrap();
+        }
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+        dir
+    };
+    let dir = torn(true);
+    let journal = open(dir.path());
+    assert_eq!(journal.append_wait(batch(1)).unwrap(), [0]);
+    journal.close();
+    // Without it, it is somebody else's file.
+    let dir = torn(false);
+    let refused = Journal::open(dir.path(), Options::default()).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("is not an SQLite database"), "{refused}");
+    assert_eq!(std::fs::read(dir.path().join("journal.db")).unwrap(), [0; 4096]);
 }
 
 #[test]
