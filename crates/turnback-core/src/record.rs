@@ -69,6 +69,18 @@ pub enum Body {
         /// Why it was refused.
         refusal: Refusal,
     },
+    /// Somebody else's enforcement point asked for a decision and got one.
+    Evaluated {
+        /// The agent whose credential it asked with.
+        by: crate::names::AgentName,
+        /// What it asked; what could not be read is not here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<crate::access::Evaluation>,
+        /// The answer: yes when its ruling is `allow`, no otherwise.
+        verdict: crate::decision::Verdict,
+        /// Digest of what it was decided by.
+        policy: Sha256,
+    },
     /// An agent was registered, changed, suspended or reinstated.
     AgentSet {
         /// As it is now.
@@ -134,6 +146,7 @@ impl Body {
         match self {
             Body::Run { event, .. } => format!("run.{}", event.word()),
             Body::Turned { .. } => "turned_away".into(),
+            Body::Evaluated { .. } => "evaluated".into(),
             Body::AgentSet { .. } => "agent.set".into(),
             Body::TokenMade { .. } => "token.made".into(),
             Body::TokenRevoked { .. } => "token.revoked".into(),

@@ -280,6 +280,14 @@ impl Desk for Bare {
         }
     }
 
+    async fn evaluate(
+        &self,
+        _: &Caller,
+        _: &turnback_core::access::Evaluations,
+    ) -> Result<Vec<turnback_core::decision::Verdict>, Refusal> {
+        Err(Refusal::new(Code::Denied, "nobody may ask here"))
+    }
+
     async fn wait(&self, _caller: &Caller, pending: Pending, _patience: Duration) -> Answer {
         Answer::Pending(pending)
     }

@@ -74,6 +74,8 @@ pub struct Config {
     pub freezes: Vec<Freeze>,
     /// A Cedar file, or a folder of them. Default: `policies` beside the file.
     pub policy: PathBuf,
+    /// Decisions others enforce; absent means that nobody may ask for any but about itself.
+    pub access: Option<Access>,
     /// How long a question waits before silence is a no. Default: 24 hours.
     pub approvals_expire: SignedDuration,
     /// Questions of one agent that may wait at once. Default 1,000.
@@ -106,6 +108,15 @@ pub struct Listen {
     pub allowed_hosts: Vec<String>,
     /// `Origin` values accepted besides the loopback ones.
     pub allowed_origins: Vec<String>,
+}
+
+/// Decisions others enforce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// A folder with Cedar files and, when there is one, `entities.json`. Default: `access` beside the file.
+    pub path: PathBuf,
+    /// Agents whose credentials may ask about anybody.
+    pub callers: Vec<AgentName>,
 }
 
 /// One thing agents can act on.
@@ -248,6 +259,9 @@ impl Config {
         let limits = reader.limits(raw.limits)?;
         let floor = reader.floor(raw.recoverability)?;
         let freezes = reader.freezes(raw.freeze, &environments)?;
+        let access = raw
+            .access
+            .map(|access| Access { path: reader.path_or(access.path.as_ref(), "access"), callers: access.callers });
         let day = SignedDuration::from_hours(24);
         let approvals_expire = reader.duration_or(raw.approvals.expire.as_ref(), day, "how long a question waits")?;
         let approvals_most = reader.count(raw.approvals.most.as_ref(), "the number of questions that wait")?;
@@ -265,6 +279,7 @@ impl Config {
             floor,
             freezes,
             policy,
+            access,
             approvals_expire,
             approvals_most: approvals_most.map_or(1000, |most| usize::try_from(most).unwrap_or(usize::MAX)),
             stdio_agent: raw.stdio.agent,

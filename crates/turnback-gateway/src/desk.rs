@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use turnback_core::access::Evaluations;
 use turnback_core::contract::{Actor, Assignment, Statement};
+use turnback_core::decision::Verdict;
 use turnback_core::names::{AgentName, ApprovalId, RunId};
 use turnback_core::refusal::Refusal;
 use turnback_core::tool::Tool;
@@ -91,6 +93,17 @@ pub trait Desk: Send + Sync + 'static {
     /// Performs one call. Answers [`Answer::Pending`] as soon as it is durably parked. A call with the
     /// digest of one that waits joins it; the first such call after its end is told how it ended.
     fn call(&self, call: Call) -> impl Future<Output = Answer> + Send;
+
+    /// Decides what the caller enforces itself; nothing is done. Answers in the order asked, durable in the record
+    /// before they are given; fewer when the list ends early.
+    ///
+    /// # Errors
+    /// When the caller may not ask at all, or the journal failed.
+    fn evaluate(
+        &self,
+        caller: &Caller,
+        asked: &Evaluations,
+    ) -> impl Future<Output = Result<Vec<Verdict>, Refusal>> + Send;
 
     /// Waits at most `patience` for a parked run to end; [`Answer::Pending`] again when it did not.
     fn wait(&self, caller: &Caller, pending: Pending, patience: Duration) -> impl Future<Output = Answer> + Send;

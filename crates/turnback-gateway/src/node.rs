@@ -17,10 +17,10 @@ use turnback_core::refusal::{Code, Refusal};
 use turnback_core::tool::{Kind, Tool};
 use turnback_effects::{Bounds, registry};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::mcp::{self, McpOptions};
 use crate::operator;
-use crate::runtime::{Clock, Resource, Runtime, Settings, tools_of};
+use crate::runtime::{Access, Clock, Resource, Runtime, Settings, tools_of};
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +130,7 @@ pub fn settings(config: &Config, url: String, clock: Clock) -> Result<Settings, 
         environments: config.environments.clone(),
         resources,
         policy,
+        access: config.access.as_ref().map(access).transpose()?,
         limits: config.limits.clone(),
         floor: config.floor.clone(),
         freezes: config.freezes.clone(),
@@ -141,6 +142,19 @@ pub fn settings(config: &Config, url: String, clock: Clock) -> Result<Settings, 
         config_digest: config.digest(),
         clock,
     })
+}
+
+/// Compiles what decisions others enforce are made by.
+fn access(config: &config::Access) -> Result<Access, NotStarted> {
+    let file = config.path.join("entities.json");
+    let entities = file.exists().then(|| {
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(&file).map_err(|e| refused(&name, e))?;
+        Ok::<_, Refusal>(Source { name, text })
+    });
+    let policy = turnback_core::access::Access::compile(&policy_sources(&config.path)?, entities.transpose()?.as_ref())
+        .map_err(NotStarted::Policy)?;
+    Ok(Access { policy, callers: config.callers.clone() })
 }
 
 /// The system's clock.

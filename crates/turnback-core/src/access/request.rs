@@ -1,5 +1,6 @@
 //! What an enforcement point asks.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::json;
@@ -10,27 +11,30 @@ use crate::text::visible;
 const MOST: usize = 1_000;
 
 /// A subject or a resource.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Thing {
     /// Its type.
+    #[serde(rename = "type")]
     pub kind: String,
     /// Its identity within the type.
     pub id: String,
     /// What the enforcement point says of it.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub properties: Map<String, Value>,
 }
 
 /// What would be done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Action {
     /// Its name.
     pub name: String,
     /// What the enforcement point says of it.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub properties: Map<String, Value>,
 }
 
 /// One question.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Who.
     pub subject: Thing,
@@ -39,6 +43,7 @@ pub struct Evaluation {
     /// To what.
     pub resource: Thing,
     /// Under which circumstances.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub context: Map<String, Value>,
 }
 
@@ -94,6 +99,14 @@ impl Evaluation {
 }
 
 impl Evaluations {
+    /// Reads the body of `POST /access/v1/evaluation`.
+    ///
+    /// # Errors
+    /// As [`Evaluation::parse`].
+    pub fn one(body: &[u8]) -> Result<Self, Refusal> {
+        Ok(Self { asked: vec![Ok(Evaluation::parse(body)?)], semantic: Semantic::default(), single: true })
+    }
+
     /// Reads the body of `POST /access/v1/evaluations`: members beside the list are what its questions
     /// leave out; without a list they are the one question.
     ///

@@ -32,6 +32,7 @@ pub(super) struct File {
     pub(super) freeze: Vec<Freeze>,
     #[serde(default)]
     pub(super) policy: Policy,
+    pub(super) access: Option<Access>,
     #[serde(default)]
     pub(super) approvals: Approvals,
     #[serde(default)]
@@ -138,6 +139,14 @@ pub(super) struct Freeze {
 #[serde(deny_unknown_fields)]
 pub(super) struct Policy {
     pub(super) path: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Access {
+    pub(super) path: Option<Text>,
+    #[serde(default)]
+    pub(super) callers: Vec<AgentName>,
 }
 
 #[derive(Default, Deserialize)]

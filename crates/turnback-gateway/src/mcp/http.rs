@@ -7,9 +7,11 @@
 //!   something must be said before it, an event stream.
 //! * `DELETE /mcp` – ends a session.
 //! * `GET /mcp` – 405: nothing is ever sent outside the stream of a request.
+//! * `POST /access/v1/evaluation` and `/evaluations` – decisions the caller enforces itself (AuthZEN 1.0).
 //! * `GET /approvals/<id>` – a page that says what is asked and how an operator answers. Its address is
 //!   its only credential, and it has no means to answer.
 
+mod access;
 mod body;
 mod connection;
 mod patient;
@@ -83,11 +85,17 @@ impl Turned {
 impl<D: Desk> Door<D> {
     /// Answers one HTTP request that came in at the address `at`.
     async fn answer(self: Arc<Self>, request: hyper::Request<Incoming>, at: SocketAddr) -> Response<Body> {
+        let access = access::is_about(request.uri().path());
         match self.route(request, at).await {
             Ok(response) => response,
             Err(turned) => {
                 self.server.turned(DOOR, turned.caller.as_deref(), &turned.error.refusal);
-                refusal(turned.status, turned.id.as_deref(), &turned.error)
+                let (kind, text) = if access {
+                    ("application/problem+json", access::problem(turned.status, &turned.error.refusal))
+                } else {
+                    ("application/json", message::error(turned.id.as_deref(), &turned.error))
+                };
+                refusal(turned.status, kind, text)
             }
         }
     }
@@ -103,6 +111,9 @@ impl<D: Desk> Door<D> {
         let path = request.uri().path();
         if let Some(id) = path.strip_prefix("/approvals/") {
             return self.question(request.method(), id);
+        }
+        if access::is_about(path) {
+            return self.access(request).await;
         }
         if path != "/mcp" {
             let refusal = Refusal::new(Code::NotFound, "nothing is here").at(path).next("use `/mcp`");
@@ -183,11 +194,12 @@ impl<D: Desk> Door<D> {
         }
     }
 
-    async fn post(
-        self: &Arc<Self>,
+    /// Finds room for a request and reads its body.
+    async fn read(
+        &self,
         request: hyper::Request<Incoming>,
         caller: &Caller,
-    ) -> Result<Response<Body>, Turned> {
+    ) -> Result<(HeaderMap, Vec<u8>, Place), Turned> {
         let turned = |status, error| Turned::new(status, error).of(caller);
         let place = self.server.admit(caller).map_err(|error| turned(StatusCode::SERVICE_UNAVAILABLE, error))?;
         let (head, incoming) = request.into_parts();
@@ -208,6 +220,16 @@ impl<D: Desk> Door<D> {
             };
             turned(status, RpcError::new(code, refusal))
         })?;
+        Ok((headers, bytes, place))
+    }
+
+    async fn post(
+        self: &Arc<Self>,
+        request: hyper::Request<Incoming>,
+        caller: &Caller,
+    ) -> Result<Response<Body>, Turned> {
+        let turned = |status, error| Turned::new(status, error).of(caller);
+        let (headers, bytes, place) = self.read(request, caller).await?;
         let message =
             message::read(&bytes).map_err(|(id, error)| turned(StatusCode::BAD_REQUEST, error).under(id.as_deref()))?;
         drop(bytes);
@@ -454,9 +476,10 @@ fn json_response(status: StatusCode, text: String) -> Response<Body> {
     response
 }
 
-fn refusal(status: StatusCode, id: Option<&RawValue>, error: &RpcError) -> Response<Body> {
-    let mut response = json_response(status, message::error(id, error));
+fn refusal(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {
+    let mut response = json_response(status, text);
     let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     if status == StatusCode::UNAUTHORIZED {
         let challenge = hyper::header::HeaderValue::from_static(r#"Bearer realm="turnback", error="invalid_token""#);
         headers.insert("www-authenticate", challenge);

@@ -231,7 +231,7 @@ impl Inner {
 
     /// Asks the gates of one phase. For the second phase the budget is read and reserved under one
     /// lock, so that two hundred parallel calls never exceed it by one.
-    fn judge(&self, phase: Phase, run: &Run) -> Event {
+    pub(super) fn judge(&self, phase: Phase, run: &Run) -> Event {
         let view = self.board.view();
         let contract = &run.contract;
         let agent = contract.actor.agent();

@@ -10,6 +10,7 @@
 //!                       └──────────────────────────────────┘
 //! ```
 
+mod access;
 mod admin;
 mod answer;
 mod board;
@@ -31,8 +32,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
+use turnback_core::access::Evaluations;
 use turnback_core::budget::Ledger;
 use turnback_core::contract::{Actor, Assignment, Contract};
+use turnback_core::decision::Verdict;
 use turnback_core::digest::ActionDigest;
 use turnback_core::names::{AgentName, ResourceName, RunId};
 use turnback_core::record::{Body, Row};
@@ -44,7 +47,7 @@ use turnback_journal::{Batch, Entry, Journal, JournalError, Projection, RowFilte
 use crate::desk::{Answer, Call, Caller, Desk, Pending};
 
 pub use admin::user_name;
-pub use settings::{Clock, Resource, Settings, tools_of};
+pub use settings::{Access, Clock, Resource, Settings, tools_of};
 pub use undo::UndoEnd;
 
 /// Refused requests that may wait for the journal at once; more are dropped from the record, counted
@@ -325,6 +328,10 @@ impl Desk for Runtime {
                 })
             }
         }
+    }
+
+    async fn evaluate(&self, caller: &Caller, asked: &Evaluations) -> Result<Vec<Verdict>, Refusal> {
+        self.0.evaluate(caller, asked).await
     }
 
     async fn wait(&self, caller: &Caller, pending: Pending, patience: Duration) -> Answer {

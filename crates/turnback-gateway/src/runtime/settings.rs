@@ -41,6 +41,14 @@ pub struct Resource {
     pub probes: Vec<Probe>,
 }
 
+/// Decisions others enforce.
+pub struct Access {
+    /// What they are made by.
+    pub policy: turnback_core::access::Access,
+    /// Agents whose credentials may ask about anybody.
+    pub callers: Vec<AgentName>,
+}
+
 /// Everything the runtime is started with.
 pub struct Settings {
     /// The state directory.
@@ -53,6 +61,8 @@ pub struct Settings {
     pub resources: Vec<Resource>,
     /// The policy, compiled against [`tools_of`] these resources.
     pub policy: Policy,
+    /// Who may ask for decisions others enforce, and what those are made by.
+    pub access: Option<Access>,
     /// Limits per action and per agent.
     pub limits: Limits,
     /// The floor of the way back.

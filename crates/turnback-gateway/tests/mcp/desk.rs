@@ -173,6 +173,14 @@ impl Desk for MemoryDesk {
         Self::ended(&entry.pending, &standing)
     }
 
+    async fn evaluate(
+        &self,
+        _: &Caller,
+        _: &turnback_core::access::Evaluations,
+    ) -> Result<Vec<turnback_core::decision::Verdict>, Refusal> {
+        Err(Refusal::new(Code::Denied, "nobody may ask here"))
+    }
+
     async fn wait(&self, caller: &Caller, pending: Pending, patience: Duration) -> Answer {
         assert_eq!(caller.agent.as_str(), "alice", "only the requester waits");
         let mut standing = {
