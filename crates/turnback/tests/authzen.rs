@@ -102,7 +102,7 @@ fn a_named_caller_is_answered_about_anybody_and_every_answer_is_recorded() {
     // A switch stops whoever asks with that credential too.
     node.told(
         &json!({ "op": "kill", "scope": { "kind": "agent", "name": "gate" }, "reason": "it asks too much" }),
-        "done",
+        "switches",
     );
     let stopped = one(&update("morty@the-citadel.com"));
     assert_eq!(stopped.body["decision"], json!(false));
