@@ -101,7 +101,7 @@ fn plan(door: &Door, what: UndoWhat) -> Result<Box<UndoPlan>, Failure> {
 }
 
 /// A time, or a length of time before now.
-fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
+pub(super) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
     let bad = || {
         Refusal::new(Code::BadInput, format!("`{}` is not a time", visible(text)))
             .at("--since")
