@@ -237,9 +237,9 @@ fn refused(errors: &[PolicyError]) -> Refusal {
     let error = first(errors.to_vec());
     let refusal = Refusal::new(Code::BadInput, error.message)
         .at(format!("{}:{}:{}", error.file, error.line, error.column))
-        .next("the active policy stays; see all of it: turnback policy lint");
+        .next("correct it; the active policy stays");
     match error.next {
-        Some(next) => refusal.next(next),
+        Some(next) => refusal.next(format!("{next}; the active policy stays")),
         None => refusal,
     }
 }
