@@ -207,16 +207,17 @@ fn tools(asked: &Asked, policy: &Policy, mode: &dyn Fn(&EnvironmentName) -> Mode
     }
     let mut tools: Vec<&Tool> = policy.tools().collect();
     tools.sort_by_key(|tool| (tool.risk, tool.name.as_str()));
-    for tool in tools.iter().filter(|tool| tool.resource == contract.resource && tool.name != contract.tool) {
+    // A read is no form of a write, nor the other way round, and which statement another tool of a database
+    // would be given nobody knows.
+    let form = |tool: &&&Tool| {
+        tool.resource == contract.resource
+            && tool.name != contract.tool
+            && tool.risk.writes() == contract.writes()
+            && tool.kind == Kind::Files
+    };
+    for tool in tools.iter().filter(form) {
         let mut changed = asked.clone();
         become_tool(&mut changed.contract, tool);
-        // Which statement another tool would be given nobody knows; a read's can only be a query.
-        if tool.kind == Kind::Sqlite {
-            if tool.risk.writes() {
-                continue;
-            }
-            changed.contract.target.statement = "select".to_owned();
-        }
         changed.after = None;
         offer(&changed, "tool", contract.tool.to_string(), tool.name.to_string());
     }

@@ -14,6 +14,6 @@ pub(super) struct Args {
 
 pub(super) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
     let state = staged::ask(context, PolicyRequest::Promote { reason: args.reason })?;
-    context.answer(&state, staged::text)?;
+    context.answer(state.as_ref(), staged::text)?;
     Ok(Exit::Fine)
 }

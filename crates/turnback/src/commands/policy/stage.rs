@@ -27,6 +27,6 @@ pub(super) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
     };
     let sources = rules.sources.into_iter().map(bare).collect();
     let state = staged::ask(context, PolicyRequest::Stage { sources, reason: args.reason })?;
-    context.answer(&state, staged::text)?;
+    context.answer(state.as_ref(), staged::text)?;
     Ok(Exit::Fine)
 }

@@ -13,7 +13,7 @@ use crate::render::style::{BAD, CARE, GOOD, STRONG, next, paint};
 
 pub(super) fn run(context: &Context) -> Result<Exit, Failure> {
     let state = ask(context, PolicyRequest::Staged)?;
-    context.answer(&state, text)?;
+    context.answer(state.as_ref(), text)?;
     let differs =
         state.staged.is_some_and(|staged| staged.broken.is_some() || staged.failed > 0 || !staged.changed.is_empty());
     Ok(Exit::findings(differs))
@@ -30,7 +30,7 @@ fn origin(origin: &Origin) -> String {
     format!("by {} at {}: {}", visible(&origin.by), origin.since, visible(&origin.reason))
 }
 
-pub(super) fn text(state: &Box<PolicyState>) -> String {
+pub(super) fn text(state: &PolicyState) -> String {
     let mut out = format!("active  {}\n", state.active);
     out.push_str(&match &state.promoted {
         Some(from) => format!("  promoted {}\n", origin(from)),
