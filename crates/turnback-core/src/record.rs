@@ -13,6 +13,7 @@ use crate::digest::Sha256;
 use crate::gates::controls::Switch;
 use crate::gates::ownership::Agent;
 use crate::names::{RunId, TokenId};
+use crate::policy::Source;
 use crate::refusal::Refusal;
 use crate::run::Event;
 
@@ -123,6 +124,19 @@ pub enum Body {
         /// Digest of the policy.
         policy: Sha256,
     },
+    /// An operator changed the policy, or the candidate beside it.
+    PolicySet {
+        /// How.
+        change: PolicyChange,
+        /// Digest of the policy concerned.
+        policy: Sha256,
+        /// Its sources, whole: what was judged under it can be judged again without the files.
+        sources: Vec<Source>,
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: String,
+    },
     /// The node opened the journal.
     Opened {
         /// Version of the program.
@@ -140,6 +154,32 @@ pub enum Body {
     },
 }
 
+/// What an operator did with a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyChange {
+    /// It is judged beside the active one from now on.
+    Staged,
+    /// The candidate became the active one.
+    Promoted,
+    /// The candidate is gone.
+    Dropped,
+    /// The configured files were read again and are the active policy.
+    Reloaded,
+}
+
+impl PolicyChange {
+    /// The word for the record.
+    pub const fn word(self) -> &'static str {
+        match self {
+            PolicyChange::Staged => "staged",
+            PolicyChange::Promoted => "promoted",
+            PolicyChange::Dropped => "dropped",
+            PolicyChange::Reloaded => "reloaded",
+        }
+    }
+}
+
 impl Body {
     /// The word for the record.
     pub fn kind(&self) -> String {
@@ -153,6 +193,7 @@ impl Body {
             Body::SwitchThrown { .. } => "switch.thrown".into(),
             Body::SwitchLifted { .. } => "switch.lifted".into(),
             Body::ConfigActive { .. } => "config.active".into(),
+            Body::PolicySet { change, .. } => format!("policy.{}", change.word()),
             Body::Opened { .. } => "node.opened".into(),
             Body::Closed => "node.closed".into(),
             Body::Alert { .. } => "alert".into(),

@@ -234,6 +234,14 @@ impl RollbackPlan {
         }
     }
 
+    /// The same plan as it would be had `level` been reached, for asking what would have been acceptable.
+    #[must_use]
+    pub(crate) fn supposing(&self, level: Level) -> Self {
+        let mut plan = Self { claimed: level, ..self.clone() };
+        plan.footprint.completeness = Completeness::Closed;
+        plan
+    }
+
     /// The first assumption that does not hold for sure.
     pub fn broken_assumption(&self) -> Option<&Assumption> {
         self.assumptions.iter().find(|a| a.holds != Holds::True)

@@ -123,13 +123,16 @@ pub fn settings(config: &Config, url: String, clock: Clock) -> Result<Settings, 
         });
     }
     let tools = tools_of(&resources).map_err(|e| refused("resources", e))?;
-    let policy = Policy::compile(&policy_sources(&config.policy)?, &tools).map_err(NotStarted::Policy)?;
+    let policy_files = policy_sources(&config.policy)?;
+    let policy = Policy::compile(&policy_files, &tools).map_err(NotStarted::Policy)?;
     Ok(Settings {
         state: config.state.clone(),
         url,
         environments: config.environments.clone(),
         resources,
-        policy,
+        policy: Arc::new(policy),
+        policy_files,
+        policy_path: config.policy.clone(),
         access: config.access.as_ref().map(access).transpose()?,
         limits: config.limits.clone(),
         floor: config.floor.clone(),

@@ -19,10 +19,11 @@
 //! process there, `return(error)` fails there like a sync.
 //!
 //! Rooms: `state` (directory, lock) · `sqlite` (tables) · `store` (the writer) · `query` (reading) ·
-//! `tlog` (tree, checkpoints) · `verify` · `witness` (what is missing from the write-ahead log) · `vault` (blobs).
+//! `replay` (whole runs, for deciding them again) · `tlog` (tree, checkpoints) · `verify` · `witness` (what is missing from the write-ahead log) · `vault` (blobs).
 
 mod error;
 mod query;
+mod replay;
 mod sqlite;
 mod state;
 mod store;
@@ -44,6 +45,7 @@ use turnback_core::record::{self, Body, Record, Row};
 
 pub use crate::error::JournalError;
 pub use crate::query::RowFilter;
+pub use crate::replay::{Sealed, Told, replay};
 pub use crate::state::slots_dir;
 pub use crate::vault::{Blobs, SMALL};
 pub use crate::verify::{Misfit, Report, VerifyError, verify};

@@ -128,7 +128,8 @@ pub fn verify(
     walk.finish(&connection, verifier)
 }
 
-fn open(path: &Path) -> Result<Connection, VerifyError> {
+/// Opens a journal to look at, beside a running gateway, without one, or on media nobody can write.
+pub(crate) fn open(path: &Path) -> Result<Connection, VerifyError> {
     if !path.exists() {
         return misfit(None, format!("`{}` is missing: every record is gone", path.display()));
     }

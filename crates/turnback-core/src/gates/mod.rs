@@ -169,6 +169,8 @@ pub fn decide(phase: Phase, facts: &Facts<'_>) -> Decision {
 }
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::decision::Ruling;

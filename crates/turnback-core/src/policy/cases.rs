@@ -8,6 +8,7 @@
 //!   "effect": {"rows": 3, "rows_deleted": 3, "level": 5, "names": ["orders"]}}]
 //! ```
 //!
+//! `account`, `region` and `workflow` say which part of the organisation it is; left out they are absent.
 //! `tool` is a registered tool, or `kind.local` for whichever tool of that name is registered. Only
 //! the authorization gate is asked; limits, freezes and modes are not policy.
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::source::position;
 use super::{Policy, PolicyError, schema};
-use crate::contract::{Actor, Contract, Statement, Target};
+use crate::contract::{Actor, Assignment, Contract, Statement, Target};
 use crate::decision::Ruling;
 use crate::digest::{EffectDigest, Sha256};
 use crate::effect::{Blast, Effect, Rows, Touch};
@@ -39,6 +40,12 @@ struct Case {
     #[serde(default)]
     on_behalf_of: Option<String>,
     tool: String,
+    #[serde(default)]
+    account: Option<String>,
+    #[serde(default)]
+    region: Option<String>,
+    #[serde(default)]
+    workflow: Option<String>,
     #[serde(default)]
     place: String,
     #[serde(default)]
@@ -159,13 +166,14 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         Contract::parse(tool, Actor::Agent(case.agent.clone()), case.on_behalf_of, b"{}", Some(statement), |_, _| {
             Ok(target)
         });
-    let contract = match parsed {
+    let mut contract = match parsed {
         Ok(contract) => contract,
         Err(refusal) => {
             result.reason = refusal.to_string();
             return result;
         }
     };
+    contract.assignment = Assignment { account: case.account, region: case.region, workflow: case.workflow };
     let agent = Agent { name: case.agent, owner: case.owner.unwrap_or_else(|| "somebody".to_owned()), suspended: None };
     let verdict = policy.judge(&Facts {
         contract: &contract,
@@ -244,6 +252,23 @@ mod tests {
         let came: Vec<_> = run_cases(&policy, &registry(), text).unwrap().iter().map(|r| r.came).collect();
         use Came::{Failed, Passed, Skipped};
         assert_eq!(came, [Passed, Failed, Failed, Skipped, Failed, Failed]);
+    }
+
+    #[test]
+    fn a_case_says_which_part_of_the_organisation_it_is() {
+        for what in ["account", "region", "workflow"] {
+            let policy = policy(&format!(
+                "@id(\"all\") permit(principal, action in Action::\"read\", resource);\n\
+                 @id(\"other\") forbid(principal, action, resource) unless {{ context has {what} && context.{what} == \"a\" }};"
+            ));
+            let text = format!(
+                r#"[{{"name": "a", "agent": "coder", "tool": "shop__query", "{what}": "a", "expect": "allow"}},
+                    {{"name": "b", "agent": "coder", "tool": "shop__query", "{what}": "b", "expect": "deny", "rules": ["other"]}},
+                    {{"name": "none", "agent": "coder", "tool": "shop__query", "expect": "deny"}}]"#
+            );
+            let came = run_cases(&policy, &registry(), &text).unwrap();
+            assert!(came.iter().all(|result| result.came == Came::Passed), "{came:?}");
+        }
     }
 
     #[test]

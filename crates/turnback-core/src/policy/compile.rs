@@ -11,7 +11,7 @@ use cedar_policy::{
 
 use super::program::translate;
 use super::source::{Piece, position, split};
-use super::{Entry, Policy, PolicyError, Program, Programs, Rule, Slice, Source, schema};
+use super::{Entry, Policy, PolicyError, Program, Programs, Rule, RulePlace, Slice, Source, schema};
 use crate::decision::{Obligation, Ruling};
 use crate::digest::Sha256;
 use crate::text::visible;
@@ -335,6 +335,7 @@ fn annotations(policy: &CedarPolicy, source: &Source, piece: Piece<'_>) -> Resul
     }
     let (line, _) = position(&source.text, piece.start);
     Ok(Rule {
+        place: RulePlace { file: source.name.clone(), line },
         name: text("id").unwrap_or_else(|| format!("{}:{line}", source.name)),
         reason,
         next: text("next"),

@@ -13,6 +13,7 @@ use proptest::test_runner::TestRunner;
 use super::compile::{Parsed, assemble, parse};
 use super::source::split;
 use super::*;
+use crate::contract::Assignment;
 use crate::effect::{Blast, Rows, Touch};
 use crate::fixtures::{World, contract, measurement, registry, sources};
 use crate::gates::ownership::Agent;
@@ -44,8 +45,9 @@ impl Tape<'_> {
     }
 
     fn text(&mut self) -> String {
-        match self.below(4) {
+        match self.below(5) {
             0 | 1 => format!("\"{}\"", self.word()),
+            4 => self.one(&["context.account", "context.region", "context.workflow"]).to_owned(),
             2 => self.one(&["context.place", "context.statement", "context.verb", "context.risk"]).to_owned(),
             _ => self
                 .one(&["principal.owner", "principal.on_behalf_of", "context.environment", "resource.environment"])
@@ -112,6 +114,9 @@ impl Tape<'_> {
                 .one(&[
                     "context has effect",
                     "context has confidence",
+                    "context has account",
+                    "context has region",
+                    "context has workflow",
                     "principal has on_behalf_of",
                     "principal has owner",
                     "context has nothing",
@@ -222,6 +227,8 @@ impl Tape<'_> {
         let contract = &mut world.contract;
         contract.actor = crate::contract::Actor::Agent(world.agent.as_ref().unwrap().name.clone());
         contract.on_behalf_of = [None, Some(self.word().to_owned())][self.below(2)].clone();
+        let part = |tape: &mut Self| [None, Some(tape.word().to_owned())][tape.below(2)].clone();
+        contract.assignment = Assignment { account: part(self), region: part(self), workflow: part(self) };
         contract.target.place = self.place();
         contract.target.statement = self.place();
         contract.statement.confidence = [None, Some(0.5), Some(0.0)][self.below(3)];

@@ -2,6 +2,12 @@
 //!
 //! Errors keep a policy from loading or make a rule do the opposite of its purpose; warnings are
 //! worth a look. Never changes anything and never runs a policy.
+//!
+//! Rooms: `conditions` (what a rule's conditions contradict or name in vain) · `pairs` (rules in the way of
+//! others).
+
+mod conditions;
+mod pairs;
 
 use std::collections::HashSet;
 
@@ -36,11 +42,109 @@ pub struct Finding {
     pub column: usize,
     /// How serious it is.
     pub severity: Severity,
-    /// The lint's stable name: `compile`, `endless-review`, `wide-permit`, `late-permit`, `dead-rule`,
-    /// `unknown-word`, `missing-id`, `cedar`.
+    /// The lint's stable name, one of [`LINTS`].
     pub rule: String,
     /// What is wrong and what to write instead.
     pub message: String,
+    /// What the lint is about, whatever the place.
+    #[serde(default)]
+    pub help: String,
+}
+
+/// One thing that is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lint {
+    /// Its stable name.
+    pub id: &'static str,
+    /// How serious it is.
+    pub severity: Severity,
+    /// What it finds, in a few words.
+    pub title: &'static str,
+    /// Why that matters and what to do.
+    pub help: &'static str,
+}
+
+const fn warning(id: &'static str, title: &'static str, help: &'static str) -> Lint {
+    Lint { id, severity: Severity::Warning, title, help }
+}
+
+/// Everything that is looked for.
+pub const LINTS: &[Lint] = &[
+    Lint {
+        id: "compile",
+        severity: Severity::Error,
+        title: "a policy does not load",
+        help: "A gateway refuses a policy with a mistake in it as a whole; the one before stays active.",
+    },
+    Lint {
+        id: "endless-review",
+        severity: Severity::Error,
+        title: "a review no approval satisfies",
+        help: "After an approval every rule is asked again. A rule that does not step aside for `context.approved` \
+               asks again for ever.",
+    },
+    warning(
+        "never-fires",
+        "a rule whose conditions contradict each other",
+        "No request can meet all of the rule's scope and conditions, so it decides nothing. For a forbid that means \
+         that what it should stop is not stopped.",
+    ),
+    warning(
+        "dead-rule",
+        "a rule no registered tool can match",
+        "The rule is about tools or resources that are not configured. It starts to count when they are.",
+    ),
+    warning(
+        "shadowed",
+        "a rule that another rule always outweighs",
+        "A forbid without conditions stops everything this rule is about, so it decides nothing.",
+    ),
+    warning(
+        "duplicate",
+        "a rule that repeats another",
+        "Both say the same about the same requests. Whoever changes one of them will believe that the other is gone.",
+    ),
+    warning(
+        "wide-permit",
+        "a permit that also covers what is registered later",
+        "A permit should name what it is for, so that a tool or resource added later is not open from the first moment.",
+    ),
+    warning(
+        "unmatched-action",
+        "an action no registered tool has on this resource",
+        "The rule lists an action that never meets its resource: it is wider on paper than in fact, or the resource \
+         is not the one that was meant.",
+    ),
+    warning(
+        "unmatched-resource",
+        "a resource that is not configured",
+        "The rule names a resource nobody configured; a misspelt name protects or opens nothing.",
+    ),
+    warning(
+        "late-permit",
+        "a permit that waits for the measured effect",
+        "A permit is asked before anything is measured; one that needs the effect never lets an action be staged.",
+    ),
+    warning(
+        "unknown-word",
+        "a comparison with a word that never occurs",
+        "Verbs and risks are closed lists; a comparison with any other word is never true.",
+    ),
+    warning(
+        "missing-id",
+        "a rule without a name",
+        "Records name a rule without @id by its line, which moves when the file is edited.",
+    ),
+    warning("cedar", "a warning of Cedar's own validator", "See the Cedar documentation on policy validation."),
+];
+
+/// What is known of a lint.
+pub fn about(id: &str) -> Option<&'static Lint> {
+    LINTS.iter().find(|lint| lint.id == id)
+}
+
+fn help(id: &str) -> String {
+    about(id).map_or_else(String::new, |lint| lint.help.to_owned())
 }
 
 /// Everything questionable in policy files, in the order of the files.
@@ -65,6 +169,7 @@ fn lint_here(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
             Some((action, actions, resource, tool))
         })
         .collect();
+    let mut reaches: Vec<HashSet<&str>> = Vec::with_capacity(parsed.len());
     for (index, one) in parsed.iter().enumerate() {
         let reached: Vec<&Tool> = tools
             .iter()
@@ -76,10 +181,16 @@ fn lint_here(sources: &[Source], registry: &[Tool]) -> Vec<Finding> {
             findings.push(warn(one, "dead-rule", "no registered tool can match this rule".to_owned()));
         }
         examine(one, &reached, &mut findings);
+        conditions::examine(one, &reached, registry, &mut findings);
+        reaches.push(reached.iter().map(|tool| tool.name.as_str()).collect());
     }
+    pairs::examine(&parsed, &reaches, &mut findings);
+    // Cedar also finds a contradiction impossible: one mistake, one finding.
+    let silent: HashSet<(usize, usize)> =
+        findings.iter().filter(|f| f.rule == "never-fires").map(|f| (f.line, f.column)).collect();
     for (index, offset, message) in warnings {
         // Cedar also finds a dead rule impossible: one mistake, one finding.
-        if let Some(one) = parsed.get(index).filter(|_| !dead.contains(&index)) {
+        if let Some(one) = parsed.get(index).filter(|one| !dead.contains(&index) && !silent.contains(&one.at(0))) {
             let (line, column) = one.at(offset);
             findings.push(Finding { line, column, ..warn(one, "cedar", message) });
         }
@@ -171,12 +282,21 @@ fn compile_error(error: PolicyError) -> Finding {
         severity: Severity::Error,
         rule: "compile".to_owned(),
         message,
+        help: help("compile"),
     }
 }
 
 fn warn(one: &Parsed<'_>, rule: &str, message: String) -> Finding {
     let (line, column) = one.at(0);
-    Finding { file: one.source.name.clone(), line, column, severity: Severity::Warning, rule: rule.to_owned(), message }
+    Finding {
+        file: one.source.name.clone(),
+        line,
+        column,
+        severity: Severity::Warning,
+        rule: rule.to_owned(),
+        message,
+        help: help(rule),
+    }
 }
 
 /// Whether an expression applies `operator` to `context` and `attribute`, in Cedar's JSON form.
@@ -264,6 +384,77 @@ mod tests {
                 vec![(1, Warning, "late-permit")],
             ),
             ("@id(\"a\") forbid(principal, akshun, resource);", vec![(1, Error, "compile")]),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context.place == \"x\" && context.place == \"y\" };",
+                vec![(1, Warning, "never-fires")],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context.place == \"x\" } unless { context.place == \"x\" };",
+                vec![(1, Warning, "never-fires")],
+            ),
+            // Either of two is no contradiction, nor is a choice that is denied.
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context.place == \"x\" || context.place == \"y\" };",
+                vec![],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context.place == \"x\" } unless { context.place == \"x\" && context.approved };",
+                vec![],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context has effect && context.effect.rows > 5 && context.effect.rows < 6 };",
+                vec![(1, Warning, "never-fires")],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context has effect && context.effect.rows > 5 && context.effect.rows < 7 };",
+                vec![],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context has effect && !(context.effect.rows <= 5) && 5 >= context.effect.rows };",
+                vec![(1, Warning, "never-fires")],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context.environment == \"staging\" };",
+                vec![(1, Warning, "never-fires")],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action in Action::\"read\", resource) when { context.risk == \"reversible_write\" };",
+                vec![(1, Warning, "never-fires")],
+            ),
+            (
+                "@id(\"a\") forbid(principal == Agent::\"coder\", action, resource) when { principal == Agent::\"other\" };",
+                vec![(1, Warning, "never-fires")],
+            ),
+            (
+                "@id(\"a\") permit(principal, action in Action::\"read\", resource);\n@id(\"b\") forbid(principal, action in Action::\"read\", resource);",
+                vec![(1, Warning, "shadowed")],
+            ),
+            // Some of it is left.
+            (
+                "@id(\"a\") permit(principal, action in Action::\"read\", resource);\n@id(\"b\") forbid(principal, action in Action::\"read\", resource is Files);",
+                vec![],
+            ),
+            (
+                "@id(\"a\") permit(principal, action in Action::\"read\", resource);\n@id(\"b\") forbid(principal == Agent::\"x\", action, resource);",
+                vec![],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context.place == \"x\" };\n@id(\"b\")  forbid ( principal, action,resource) when { context.place == \"x\" };",
+                vec![(2, Warning, "duplicate")],
+            ),
+            // What they ask for differs.
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { context.place == \"x\" };\n@id(\"b\") @outcome(\"fallback\") forbid(principal, action, resource) when { context.place == \"x\" };",
+                vec![],
+            ),
+            (
+                "@id(\"a\") permit(principal, action in [Action::\"shop__execute\", Action::\"files.move\"], resource is Files);",
+                vec![(1, Warning, "unmatched-action")],
+            ),
+            (
+                "@id(\"a\") forbid(principal, action, resource) when { resource == Sqlite::\"shpo\" };",
+                vec![(1, Warning, "unmatched-resource")],
+            ),
         ] {
             let expected: Vec<_> = expected.into_iter().map(|(l, s, r)| (l, s, r.to_owned())).collect();
             assert_eq!(found(text), expected, "{text}");
@@ -272,7 +463,8 @@ mod tests {
 
     #[test]
     fn cedars_own_warnings_are_passed_on() {
-        let found = found("@id(\"a\") forbid(principal, action, resource) when { context.verb == \"read\" && false };");
+        let found =
+            found("@id(\"a\") forbid(principal, action, resource) when { resource is Files && resource is Sqlite };");
         assert!(found.iter().any(|(_, _, rule)| rule == "cedar"), "{found:?}");
     }
 }

@@ -20,10 +20,13 @@
 
 pub mod cases;
 mod compile;
+pub mod coverage;
+pub mod draft;
 pub mod explain;
 pub mod lint;
 mod program;
 pub mod schema;
+pub mod simulate;
 mod source;
 
 use std::collections::HashMap;
@@ -46,7 +49,7 @@ use crate::text::visible;
 use crate::tool::Tool;
 
 /// One policy file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Its name in messages and rule names.
     pub name: String,
@@ -71,9 +74,19 @@ pub struct PolicyError {
     pub next: Option<String>,
 }
 
+/// Where a rule stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulePlace {
+    /// The source's name.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+}
+
 /// What is known of one policy besides what is evaluated.
 #[derive(Debug, PartialEq)]
 struct Rule {
+    place: RulePlace,
     /// The name people see: `@id`, or `file:line`.
     name: String,
     reason: Option<String>,
@@ -153,6 +166,34 @@ impl Policy {
     /// Digest of sources and schema: two policies with one digest judge alike.
     pub fn digest(&self) -> Sha256 {
         self.digest
+    }
+
+    /// The tools it was compiled for, in no order.
+    pub fn tools(&self) -> impl Iterator<Item = &Tool> {
+        self.entries.values().map(|entry| &entry.tool)
+    }
+
+    /// Where the rule of that name stands.
+    pub fn place(&self, rule: &str) -> Option<&RulePlace> {
+        self.rules.values().find(|known| known.name == rule).map(|known| &known.place)
+    }
+
+    /// Every rule and where it stands, in the order of files and lines.
+    pub fn rules(&self) -> Vec<(&str, &RulePlace)> {
+        let mut rules: Vec<_> = self.rules.values().map(|rule| (rule.name.as_str(), &rule.place)).collect();
+        rules.sort_by(|a, b| (&a.1.file, a.1.line, a.0).cmp(&(&b.1.file, b.1.line, b.0)));
+        rules
+    }
+
+    /// Why an action is not one this policy can be asked about: its tool is not registered, or is another by now.
+    /// `None` when it can, and for what people do, which policy does not govern.
+    pub fn unfit(&self, contract: &Contract) -> Option<String> {
+        contract.actor.agent()?;
+        match self.entries.get(contract.tool.as_str()) {
+            None => Some(format!("tool `{}` is not registered", contract.tool)),
+            Some(entry) => differs(contract, &entry.tool)
+                .map(|what| format!("the {what} of tool `{}` is another by now", contract.tool)),
+        }
     }
 
     /// Judges one action of an agent.

@@ -11,6 +11,7 @@
 //! | `principal.on_behalf_of` | String, optional | the user it acts for |
 //! | `resource.environment`, `context.environment` | String | the resource's environment |
 //! | `context.verb`, `context.risk` | String | the tool's, by the operator's contract |
+//! | `context.account`, `context.region`, `context.workflow` | String, optional | the part of the organisation, as resource and credential say |
 //! | `context.place` | String | what the request names: a path, a statement's class |
 //! | `context.statement` | String | class of an SQL statement; empty elsewhere |
 //! | `context.names` | Set of String | path components and table names in `place`; after staging also of every listed place and table touched |
@@ -60,7 +61,8 @@ pub fn text(registry: &[Tool]) -> String {
         "entity Agent { owner: String, on_behalf_of?: String };\n\
          type Effect = { rows: Long, rows_deleted: Long, files: Long, files_deleted: Long, deletions: Long, \
          bytes: Long, schema_objects: Long, level: Long, unlisted: Long };\n\
-         type Facts = { verb: String, risk: String, environment: String, place: String, statement: String, \
+         type Facts = { verb: String, risk: String, environment: String, account?: String, region?: String, workflow?: String, \
+         place: String, statement: String, \
          names: Set<String>, folded_place: String, folded_names: Set<String>, approved: Bool, confidence?: Long, effect?: Effect };\n",
     );
     // Writing to a String cannot fail.
@@ -133,6 +135,9 @@ pub(super) struct Question<'a> {
     pub(super) verb: &'static str,
     pub(super) risk: &'static str,
     pub(super) environment: &'a str,
+    pub(super) account: Option<&'a str>,
+    pub(super) region: Option<&'a str>,
+    pub(super) workflow: Option<&'a str>,
     pub(super) place: &'a str,
     pub(super) folded_place: String,
     pub(super) statement: &'a str,
@@ -174,6 +179,9 @@ impl<'a> Question<'a> {
             verb: contract.verb.word(),
             risk: contract.risk.word(),
             environment: contract.environment.as_str(),
+            account: contract.assignment.account.as_deref(),
+            region: contract.assignment.region.as_deref(),
+            workflow: contract.assignment.workflow.as_deref(),
             place: &contract.target.place,
             folded_place: folded(&contract.target.place),
             statement: &contract.target.statement,
@@ -208,6 +216,9 @@ impl<'a> Question<'a> {
             ("names", RestrictedExpression::new_set(self.names.iter().map(|name| string(name)))),
             ("folded_names", RestrictedExpression::new_set(self.folded_names.iter().map(|name| string(name)))),
         ];
+        for (name, value) in [("account", self.account), ("region", self.region), ("workflow", self.workflow)] {
+            pairs.extend(value.map(|value| (name, string(value))));
+        }
         if let Some(confidence) = self.confidence {
             pairs.push(("confidence", RestrictedExpression::new_long(confidence)));
         }

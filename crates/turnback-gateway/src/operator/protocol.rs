@@ -9,10 +9,13 @@ use turnback_core::decision::Decision;
 use turnback_core::gates::controls::{Scope, Switch};
 use turnback_core::gates::ownership::Agent;
 use turnback_core::names::{AgentName, TokenId};
+use turnback_core::policy::explain::Explanation;
 use turnback_core::record::Row;
 use turnback_core::refusal::Refusal;
 use turnback_core::rollback::{Blocker, RollbackPlan};
 use turnback_core::run::{Event, Observation};
+
+use super::policy::{PolicyRequest, PolicyState};
 
 /// One request. What it does not know is refused: who writes `by` or `force` must not believe it was heard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,6 +107,11 @@ pub enum Request {
     Switches,
     /// Sign a checkpoint now and return it.
     Checkpoint,
+    /// Something about the policy.
+    Policy {
+        /// What.
+        what: PolicyRequest,
+    },
 }
 
 /// What to undo.
@@ -155,6 +163,10 @@ pub enum Reply {
     Switches(Vec<Switch>),
     /// A signed checkpoint in C2SP note form.
     Checkpoint(String),
+    /// Why a run was decided as it was.
+    Explained(Box<Explanation>),
+    /// How the policy stands.
+    Policy(Box<PolicyState>),
     /// It is done and there is nothing to show.
     Done,
     /// It was refused.

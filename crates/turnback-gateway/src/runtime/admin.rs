@@ -97,6 +97,7 @@ impl Inner {
             Request::Kill { scope, reason } => self.kill(scope, reason, by).await,
             Request::Unkill { scope } => self.unkill(&scope, by).await,
             Request::Switches => Ok(Reply::Switches(self.board.view().controls.switches.clone())),
+            Request::Policy { what } => self.policy(what, by).await,
             Request::Checkpoint => {
                 let journal = self.journal.clone();
                 let note = blocking(move || journal.checkpoint()).await?.map_err(Refusal::from)?;
@@ -348,7 +349,7 @@ fn key(scope: &Scope) -> String {
     scope.to_string()
 }
 
-fn put(table: Table, key: &str, value: &impl serde::Serialize) -> Result<Projection, Refusal> {
+pub(super) fn put(table: Table, key: &str, value: &impl serde::Serialize) -> Result<Projection, Refusal> {
     let value = serde_json::to_value(value).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?;
     Ok(Projection::Put { table, key: key.to_owned(), value })
 }

@@ -244,6 +244,7 @@ impl Inner {
             }
             _ => None,
         };
+        let held = self.policies.held();
         let measured = run.state.measurement().map(|m| Measured { effect: &m.effect, plan: &m.plan });
         let facts = Facts {
             contract,
@@ -252,7 +253,7 @@ impl Inner {
             agent: agent.and_then(|name| view.agents.get(name)),
             controls: &view.controls,
             mode: self.settings.environments.get(&contract.environment).copied().unwrap_or_default(),
-            policy: &self.settings.policy,
+            policy: held.active(),
             limits: &self.settings.limits,
             spent: ledger.as_mut().map_or_else(Spent::default, |l| l.spent_by_others(run.id, now)),
             floor: &self.settings.floor,
@@ -266,6 +267,8 @@ impl Inner {
         {
             ledger.reserve(run.id, Spent::of(&measured.effect.blast), now);
         }
+        drop(ledgers);
+        held.beside(phase, run.id, &facts, &decision);
         Event::Judged { decision, circumstances }
     }
 

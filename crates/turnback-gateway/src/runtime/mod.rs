@@ -16,6 +16,7 @@ mod answer;
 mod board;
 mod drive;
 mod patience;
+mod policies;
 mod probes;
 mod questions;
 mod recover;
@@ -70,6 +71,7 @@ struct Inner {
     resources: BTreeMap<ResourceName, Bound>,
     tools: BTreeMap<String, Tool>,
     board: board::Board,
+    policies: policies::Policies,
     ledgers: Mutex<HashMap<AgentName, Ledger>>,
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
@@ -106,17 +108,15 @@ impl Runtime {
         })?;
         let (journal, fresh) = (opened.journal, opened.fresh);
         let board = board::Board::load(&journal, settings.freezes.clone()).map_err(Refusal::from)?;
-        let tools = tools_of(&settings.resources)
-            .map_err(|e| Refusal::new(Code::BadInput, e.to_string()))?
-            .into_iter()
-            .map(|tool| (tool.name.as_str().to_owned(), tool))
-            .collect();
+        let tools = tools_of(&settings.resources).map_err(|e| Refusal::new(Code::BadInput, e.to_string()))?;
         let resources = std::mem::take(&mut settings.resources)
             .into_iter()
             .map(|resource| (resource.name.clone(), Bound { resource, lock: Arc::default() }))
             .collect();
         let time = steady::Steady::new(Arc::clone(&settings.clock));
         let started = time.now();
+        let (policies, noticed) = policies::Policies::load(&journal, &settings, &tools, started)?;
+        let tools = tools.into_iter().map(|tool| (tool.name.as_str().to_owned(), tool)).collect();
         let questions = questions::Questions::new(settings.approvals_most);
         let inner = Arc::new(Inner {
             journal,
@@ -124,6 +124,7 @@ impl Runtime {
             resources,
             tools,
             board,
+            policies,
             ledgers: Mutex::default(),
             joinable: Mutex::default(),
             waiters: Mutex::default(),
@@ -136,8 +137,13 @@ impl Runtime {
         });
         let program = env!("CARGO_PKG_VERSION").to_owned();
         let config = inner.settings.config_digest;
-        let policy = inner.settings.policy.digest();
-        inner.append(vec![(Body::Opened { program }, None), (Body::ConfigActive { config, policy }, None)]).await?;
+        let policy = inner.policies.held().active().digest();
+        let mut opening = vec![(Body::Opened { program }, None), (Body::ConfigActive { config, policy }, None)];
+        for message in noticed {
+            tracing::warn!("{message}");
+            opening.push((Body::Alert { run: None, message }, None));
+        }
+        inner.append(opening).await?;
         recover::recover(&inner, fresh).await?;
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {

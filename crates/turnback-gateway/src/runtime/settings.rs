@@ -13,7 +13,7 @@ use turnback_core::gates::controls::Freeze;
 use turnback_core::gates::recoverability::Floor;
 use turnback_core::gates::release::Mode;
 use turnback_core::names::{AgentName, EnvironmentName, ResourceName};
-use turnback_core::policy::Policy;
+use turnback_core::policy::{Policy, Source};
 use turnback_core::rollback::Bearer;
 use turnback_core::tool::{Match, Tool};
 use turnback_effects::{Bounds, Domain};
@@ -60,7 +60,11 @@ pub struct Settings {
     /// The resources.
     pub resources: Vec<Resource>,
     /// The policy, compiled against [`tools_of`] these resources.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
+    /// The files it was compiled from.
+    pub policy_files: Vec<Source>,
+    /// Where they are read again.
+    pub policy_path: PathBuf,
     /// Who may ask for decisions others enforce, and what those are made by.
     pub access: Option<Access>,
     /// Limits per action and per agent.

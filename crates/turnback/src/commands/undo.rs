@@ -101,13 +101,16 @@ fn plan(door: &Door, what: UndoWhat) -> Result<Box<UndoPlan>, Failure> {
 }
 
 /// A time, or a length of time before now.
-fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
+pub(super) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
     let bad = || {
         Refusal::new(Code::BadInput, format!("`{}` is not a time", visible(text)))
             .at("--since")
-            .next("write how long ago, such as `2h` or `30m`, or a time such as 2026-11-20T12:00:00Z")
+            .next("write how long ago, such as `7d`, `2h` or `30m`, or a time such as 2026-11-20T12:00:00Z")
     };
-    let at = match text.parse::<SignedDuration>() {
+    // Days of 24 hours: a length of time before now knows no calendar.
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    let ago = days.map_or_else(|| text.parse(), |days| Ok(SignedDuration::from_hours(i64::from(days) * 24)));
+    let at = match ago {
         Ok(ago) if ago.is_positive() => now.checked_sub(ago).map_err(|_| bad())?,
         Ok(_) => return Err(bad()),
         Err(_) => text.parse().map_err(|_| bad())?,
@@ -127,8 +130,9 @@ mod tests {
         let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
         let at = |text: &str| moment(text, now).map(|at| at.to_string());
         assert_eq!(at("2h").unwrap(), "2026-11-20T10:00:00Z");
+        assert_eq!(at("7d").unwrap(), "2026-11-13T12:00:00Z");
         assert_eq!(at("2026-11-19T00:00:00+01:00").unwrap(), "2026-11-18T23:00:00Z");
-        for bad in ["yesterday", "-2h", "0s", "2026-11-21T00:00:00Z", ""] {
+        for bad in ["yesterday", "-2h", "0s", "0d", "2026-11-21T00:00:00Z", ""] {
             assert!(at(bad).is_err(), "{bad}");
         }
     }

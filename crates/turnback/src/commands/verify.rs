@@ -121,25 +121,43 @@ fn text(report: &Report, saved: Option<&str>) -> String {
 }
 
 fn verify(state: &Path, older: Option<&str>) -> Result<Report, VerifyError> {
-    let started = Instant::now();
-    let mut bar: Option<ProgressBar> = None;
-    let mut progress = |done: u64, all: u64| {
-        if bar.is_none() && started.elapsed() > QUIET {
+    let mut shown = Progress::new("records", Instant::now());
+    let result = turnback_journal::verify(state, older, Some(&mut |done, all| shown.at(done, all)));
+    shown.done();
+    result
+}
+
+/// A bar for what takes longer than a person waits without a sign.
+pub(super) struct Progress {
+    what: &'static str,
+    started: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    pub(super) const fn new(what: &'static str, started: Instant) -> Self {
+        Self { what, started, bar: None }
+    }
+
+    pub(super) fn at(&mut self, done: u64, all: u64) {
+        if self.bar.is_none() && self.started.elapsed() > QUIET {
             let new = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} records, {eta} left") {
+            let template = format!("{{bar:30}} {{human_pos}} of {{human_len}} {}, {{eta}} left", self.what);
+            if let Ok(style) = ProgressStyle::with_template(&template) {
                 new.set_style(style);
             }
-            bar = Some(new);
+            self.bar = Some(new);
         }
-        if let Some(bar) = &bar {
+        if let Some(bar) = &self.bar {
             bar.set_position(done);
         }
-    };
-    let result = turnback_journal::verify(state, older, Some(&mut progress));
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
     }
-    result
+
+    pub(super) fn done(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 fn failed(path: &Path, what: &str, error: &std::io::Error) -> Refusal {

@@ -117,6 +117,9 @@ impl<'a> Player<'a> {
             checkpoint: String::new(),
         };
         player.names.insert("start".into(), jiff::Timestamp::now().to_string());
+        player
+            .names
+            .insert("folder".into(), player.place.path("").display().to_string().trim_end_matches('/').to_owned());
         player.names.insert("user".into(), user_name(rustix::process::geteuid().as_raw()));
         for agent in &story.setup.agents {
             player.ask(&json!({ "op": "agent_add", "name": agent, "owner": "anna" }), "done")?;
