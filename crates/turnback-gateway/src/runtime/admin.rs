@@ -97,6 +97,8 @@ impl Inner {
             Request::Kill { scope, reason } => self.kill(scope, reason, by).await,
             Request::Unkill { scope } => self.unkill(&scope, by).await,
             Request::Switches => Ok(Reply::Switches(self.board.view().controls.switches.clone())),
+            Request::Labels => Ok(self.labels()),
+            Request::LabelsClear { who, reason } => self.clear_labels(who, reason, by).await,
             Request::Checkpoint => {
                 let journal = self.journal.clone();
                 let note = blocking(move || journal.checkpoint()).await?.map_err(Refusal::from)?;

@@ -14,6 +14,7 @@ mod access;
 mod admin;
 mod answer;
 mod board;
+mod context;
 mod drive;
 mod patience;
 mod probes;
@@ -71,6 +72,7 @@ struct Inner {
     tools: BTreeMap<String, Tool>,
     board: board::Board,
     ledgers: Mutex<HashMap<AgentName, Ledger>>,
+    context: context::Context,
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
@@ -118,6 +120,7 @@ impl Runtime {
         let time = steady::Steady::new(Arc::clone(&settings.clock));
         let started = time.now();
         let questions = questions::Questions::new(settings.approvals_most);
+        let context = context::Context::new(settings.context.clone());
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -125,6 +128,7 @@ impl Runtime {
             tools,
             board,
             ledgers: Mutex::default(),
+            context,
             joinable: Mutex::default(),
             waiters: Mutex::default(),
             questions,
@@ -423,6 +427,7 @@ impl Inner {
                 Ok(target)
             },
         )?;
+        contract.trace = call.trace;
         contract.assignment = Assignment::of(call.caller.assignment, &resource.assignment);
         Ok((contract, tool.effect_match))
     }
