@@ -72,9 +72,12 @@ impl Tolerance {
             Tolerance::Absolute(within) => (a.0 - b.0).abs() <= within.0,
             Tolerance::Percent(within) => {
                 let larger = a.0.abs().max(b.0.abs());
-                // Divided first: neither side can overflow. Two zeros are equal.
-                let apart = if larger == 0.0 { 0.0 } else { (a.0 / larger - b.0 / larger).abs() };
-                apart <= within.0 / 100.0
+                let (apart, allowed) = ((a.0 - b.0).abs() * 100.0, within.0 * larger);
+                if apart.is_finite() && allowed.is_finite() {
+                    return apart <= allowed;
+                }
+                // Divided first, neither side overflows; multiplied, one in a hundred is exactly one percent.
+                (a.0 / larger - b.0 / larger).abs() <= within.0 / 100.0
             }
         }
     }
