@@ -143,6 +143,8 @@ fuzz_target!(|data: &[u8]| {
         spent: Spent::default(),
         floor: &floor,
         approved: flag(5),
+        flow: None,
+        evidence: None,
         measured: flag(3).then_some(Measured { effect: &effect, plan: &plan }),
     };
     let verdict = policy().judge(&facts);

@@ -158,6 +158,8 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
             spent: call.spent,
             floor: &floor,
             approved: false,
+            flow: None,
+            evidence: None,
             measured,
         };
         let before = decide(Phase::Before, &facts(None));

@@ -13,6 +13,7 @@ use crate::json;
 use crate::names::{AgentName, EnvironmentName, ResourceName, RunId, ToolName};
 use crate::refusal::{Code, Refusal};
 use crate::tool::{Kind, Risk, Tool, Verb};
+use crate::trace::TraceId;
 
 /// The argument through which any model may say why. It is taken out before anything is hashed or done.
 pub const STATEMENT_ARGUMENT: &str = "turnback";
@@ -151,6 +152,10 @@ pub struct Contract {
     /// Which part of the organisation it belongs to.
     #[serde(default, skip_serializing_if = "Assignment::is_empty")]
     pub assignment: Assignment,
+    /// The trace the call says it belongs to. Not part of the digest: the same action in another trace is
+    /// the same action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
     /// The tool as the agent called it.
     pub tool: ToolName,
     /// The domain's own name for the tool: `execute`.
@@ -211,6 +216,7 @@ impl Contract {
             actor,
             on_behalf_of,
             assignment: Assignment::default(),
+            trace: None,
             tool: tool.name.clone(),
             local: tool.local.clone(),
             schema_hash: tool.schema_hash,
@@ -240,6 +246,7 @@ impl Contract {
             actor,
             on_behalf_of: None,
             assignment: Assignment::default(),
+            trace: None,
             tool: ToolName::joined(&resource, "undo")?,
             local: "undo".into(),
             schema_hash: Sha256::of(b"turnback undo v1"),

@@ -125,6 +125,8 @@ pub(crate) struct World {
     pub(crate) spent: Spent,
     pub(crate) floor: Floor,
     pub(crate) approved: bool,
+    pub(crate) flow: Option<crate::gates::flow::Flow>,
+    pub(crate) evidence: Option<crate::gates::evidence::Evidence>,
     pub(crate) measurement: Option<Measurement>,
     pub(crate) now: Timestamp,
     pub(crate) wall: Option<Timestamp>,
@@ -143,6 +145,8 @@ impl World {
             spent: Spent::default(),
             floor: Floor::default(),
             approved: false,
+            flow: None,
+            evidence: None,
             measurement: None,
             now: at(0),
             wall: None,
@@ -162,6 +166,8 @@ impl World {
             spent: self.spent,
             floor: &self.floor,
             approved: self.approved,
+            flow: self.flow.as_ref(),
+            evidence: self.evidence.as_ref(),
             measured: self.measurement.as_ref().map(|m| Measured { effect: &m.effect, plan: &m.plan }),
         }
     }
@@ -187,5 +193,7 @@ pub(crate) fn circumstances() -> Box<crate::gates::Circumstances> {
         spent: Spent::default(),
         floor: Floor::default(),
         approved: false,
+        flow: None,
+        evidence: None,
     })
 }

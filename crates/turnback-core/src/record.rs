@@ -137,6 +137,29 @@ pub enum Body {
         /// Why.
         reason: String,
     },
+    /// Labelled content was read for the first time, or again after a while.
+    Labelled {
+        /// Who read it, or the trace it was read in.
+        who: crate::gates::flow::Reader,
+        /// The labels.
+        labels: crate::gates::flow::Labels,
+    },
+    /// Labels were cleared.
+    LabelsCleared {
+        /// Whose.
+        who: crate::gates::flow::Reader,
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// Values a committed action rested on, for comparison with later ones.
+    Noted {
+        /// The run.
+        run: RunId,
+        /// The values by the name of their history.
+        values: std::collections::BTreeMap<String, crate::robust::Number>,
+    },
     /// The node opened the journal.
     Opened {
         /// Version of the program.
@@ -194,6 +217,9 @@ impl Body {
             Body::SwitchLifted { .. } => "switch.lifted".into(),
             Body::ConfigActive { .. } => "config.active".into(),
             Body::PolicySet { change, .. } => format!("policy.{}", change.word()),
+            Body::Labelled { .. } => "labels.read".into(),
+            Body::LabelsCleared { .. } => "labels.cleared".into(),
+            Body::Noted { .. } => "values.noted".into(),
             Body::Opened { .. } => "node.opened".into(),
             Body::Closed => "node.closed".into(),
             Body::Alert { .. } => "alert".into(),
@@ -203,7 +229,7 @@ impl Body {
     /// The run concerned.
     pub const fn run(&self) -> Option<RunId> {
         match self {
-            Body::Run { run, .. } => Some(*run),
+            Body::Run { run, .. } | Body::Noted { run, .. } => Some(*run),
             Body::Alert { run, .. } => *run,
             _ => None,
         }

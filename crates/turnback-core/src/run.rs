@@ -117,7 +117,7 @@ pub fn step(mut run: Run, event: Event, now: Timestamp) -> Result<Step, Illegal>
         (State::Approved(approved), Event::Judged { decision, .. }) if decision.phase == Phase::Before => {
             judged_before(decision, Some(approved.approval), writes)
         }
-        (State::Cleared(s), Event::Released { read }) if !writes => {
+        (State::Cleared(s), Event::Released { read, .. }) if !writes => {
             run.reads = read;
             (State::Ended { how: Ended::Released, before: Some(s.before), measurement: None }, vec![])
         }

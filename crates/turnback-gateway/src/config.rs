@@ -9,6 +9,7 @@
 //! policy and the configuration itself lie outside every root an agent can name, and no two resources
 //! overlap, because the way back of one would be inside the other.
 
+mod context;
 mod error;
 mod raw;
 mod read;
@@ -35,8 +36,8 @@ use turnback_core::rollback::Bearer;
 use turnback_core::text::visible;
 use turnback_core::tool::{Kind, Match};
 
+pub use context::{Context, Labelled, Source, SourceFrom};
 pub use error::ConfigError;
-use error::Source;
 use read::{Reader, syntax};
 
 /// The name of the file.
@@ -80,12 +81,14 @@ pub struct Config {
     pub approvals_expire: SignedDuration,
     /// Questions of one agent that may wait at once. Default 1,000.
     pub approvals_most: usize,
+    /// What is remembered of reads and refusals, and what it is held against.
+    pub context: Context,
     /// The agent behind `turnback stdio`.
     pub stdio_agent: Option<AgentName>,
     /// How often a checkpoint is signed while records arrive. Default: one minute.
     pub checkpoint_every: Duration,
     digest: Sha256,
-    source: Source,
+    source: error::Source,
     spans: Spans,
 }
 
@@ -231,7 +234,7 @@ impl Config {
 
     /// Checks `text`. `shown` is the file's name in errors, `file` its absolute path.
     fn parse(text: &str, shown: &Path, file: &Path) -> Result<Self, ConfigError> {
-        let source = Source { file: shown.to_owned(), text: Arc::from(text) };
+        let source = error::Source { file: shown.to_owned(), text: Arc::from(text) };
         let raw: raw::File = toml::from_str(text).map_err(|e| syntax(&source, &e))?;
         let folder = file.parent().unwrap_or(Path::new("/")).to_owned();
         let reader = Reader { source: &source, folder: &folder };
@@ -240,13 +243,25 @@ impl Config {
         let mut spans = Spans { policy: 0..0, resources: BTreeMap::new() };
         let mut resources = BTreeMap::new();
         let mut places = Vec::new();
+        let mut labelled = Vec::new();
         for (name, resource) in raw.resources {
             let (span, name) = (name.span(), name.into_inner());
+            let mut resource = resource;
+            labelled.push((name.clone(), std::mem::take(&mut resource.labels)));
             let (resource, resource_places) = reader.resource(&name, span.clone(), resource, &environments)?;
             places.extend(resource_places);
             spans.resources.insert(name.clone(), span);
             resources.insert(name, resource);
         }
+        let of_context = context::Raw {
+            context: raw.context,
+            evidence: raw.evidence,
+            source: raw.source,
+            label: raw.label,
+            flow: raw.flow,
+            labelled,
+        };
+        let context = reader.context(of_context, &resources, &environments)?;
         let state = reader.path_or(raw.state.as_ref(), STATE_DEFAULT);
         let policy = reader.path_or(raw.policy.path.as_ref(), "policies");
         spans.policy = raw.policy.path.as_ref().map_or(0..0, Spanned::span);
@@ -282,6 +297,7 @@ impl Config {
             access,
             approvals_expire,
             approvals_most: approvals_most.map_or(1000, |most| usize::try_from(most).unwrap_or(usize::MAX)),
+            context,
             stdio_agent: raw.stdio.agent,
             checkpoint_every: checkpoint_every.unsigned_abs(),
             digest: Sha256::of(text.as_bytes()),

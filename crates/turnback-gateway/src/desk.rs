@@ -14,6 +14,7 @@ use turnback_core::decision::Verdict;
 use turnback_core::names::{AgentName, ApprovalId, RunId};
 use turnback_core::refusal::Refusal;
 use turnback_core::tool::Tool;
+use turnback_core::trace::TraceId;
 
 /// An authenticated agent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +38,8 @@ pub struct Call {
     pub arguments: Vec<u8>,
     /// What `_meta` says about the call, for clients that know it. The `turnback` argument wins.
     pub statement: Option<Statement>,
+    /// The trace `_meta.traceparent` names.
+    pub trace: Option<TraceId>,
 }
 
 /// How a call was answered.

@@ -268,7 +268,7 @@ async fn budgets_hold_under_parallel_calls() {
         .map(|id| {
             let (runtime, caller) = (node.runtime.clone(), node.caller.clone());
             let arguments = json!({ "sql": format!("delete from orders where id = {id}") }).to_string().into_bytes();
-            let call = Call { caller, tool: "db__execute".into(), arguments, statement: None };
+            let call = Call { caller, tool: "db__execute".into(), arguments, statement: None, trace: None };
             tokio::spawn(async move { runtime.call(call).await })
         })
         .collect();

@@ -7,6 +7,8 @@
 pub mod authorization;
 pub mod blast_radius;
 pub mod controls;
+pub mod evidence;
+pub mod flow;
 pub mod ownership;
 pub mod recoverability;
 pub mod release;
@@ -19,6 +21,8 @@ use crate::decision::{Decision, Phase, Verdict};
 use crate::effect::Effect;
 use crate::gates::blast_radius::{Limits, Spent};
 use crate::gates::controls::Controls;
+use crate::gates::evidence::Evidence;
+use crate::gates::flow::Flow;
 use crate::gates::ownership::Agent;
 use crate::gates::recoverability::Floor;
 use crate::gates::release::Mode;
@@ -59,6 +63,10 @@ pub struct Facts<'a> {
     pub floor: &'a Floor,
     /// A person approved exactly this action and effect.
     pub approved: bool,
+    /// What was read before and what was refused, when a rule may concern the action.
+    pub flow: Option<&'a Flow>,
+    /// What the write rests on, when a rule asks for it.
+    pub evidence: Option<&'a Evidence>,
     /// Present in the second phase.
     pub measured: Option<Measured<'a>>,
 }
@@ -87,6 +95,12 @@ pub struct Circumstances {
     pub floor: Floor,
     /// A person had approved.
     pub approved: bool,
+    /// What was read before and what was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<Flow>,
+    /// What the write rests on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
 }
 
 impl Circumstances {
@@ -109,6 +123,8 @@ impl Circumstances {
             spent: self.spent,
             floor: &self.floor,
             approved: self.approved,
+            flow: self.flow.as_ref(),
+            evidence: self.evidence.as_ref(),
             measured,
         }
     }
@@ -127,6 +143,8 @@ impl Facts<'_> {
             spent: self.spent,
             floor: self.floor.clone(),
             approved: self.approved,
+            flow: self.flow.cloned(),
+            evidence: self.evidence.cloned(),
         }
     }
 }
@@ -150,6 +168,8 @@ pub const GATES: &[Gate] = &[
     Gate { name: controls::NAME, before: true, after: true, judge: controls::judge },
     Gate { name: release::NAME, before: true, after: false, judge: release::judge },
     Gate { name: authorization::NAME, before: true, after: true, judge: authorization::judge },
+    Gate { name: flow::NAME, before: true, after: true, judge: flow::judge },
+    Gate { name: evidence::NAME, before: true, after: true, judge: evidence::judge },
     Gate { name: blast_radius::NAME, before: false, after: true, judge: blast_radius::judge },
     Gate { name: recoverability::NAME, before: false, after: true, judge: recoverability::judge },
 ];

@@ -187,6 +187,8 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         spent: Spent::default(),
         floor: &Floor::default(),
         approved: case.approved,
+        flow: None,
+        evidence: None,
         measured: measured.as_ref().map(|(effect, plan)| Measured { effect, plan }),
     });
     if verdict.ruling == case.expect && case.rules.is_none_or(|rules| rules == verdict.rules) {

@@ -152,6 +152,9 @@ pub enum Event {
     Released {
         /// Places read, for listing who read data that is undone later.
         read: Vec<String>,
+        /// What it answered, where a write may have to rest on it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<crate::gates::evidence::ReadDigest>,
     },
     /// It waits for a person; everything staged was discarded.
     Parked {

@@ -119,7 +119,7 @@ fn event(label: &str, run: &Run) -> Event {
         "staged" => staged("effect"),
         "staged-other" => staged("another effect"),
         "refused" => Event::Refused { refusal: refusal() },
-        "released" => Event::Released { read: vec!["customers".into()] },
+        "released" => Event::Released { read: vec!["customers".into()], digest: None },
         "parked" => Event::Parked { question: ask(true), moved: None },
         "parked-other" => Event::Parked { question: ask(false), moved: None },
         "approved" => Event::Answered { answer: approved(true) },

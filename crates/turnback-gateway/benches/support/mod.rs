@@ -176,7 +176,7 @@ impl Node {
     /// One call through the desk, as a door makes it.
     pub async fn ask(&self, tool: &str, arguments: &Value) -> Answer {
         let arguments = arguments.to_string().into_bytes();
-        let call = Call { caller: self.caller.clone(), tool: tool.into(), arguments, statement: None };
+        let call = Call { caller: self.caller.clone(), tool: tool.into(), arguments, statement: None, trace: None };
         self.runtime.call(call).await
     }
 

@@ -11,6 +11,8 @@ use turnback_core::names::{AgentName, EnvironmentName, ResourceName};
 use turnback_core::rollback::Bearer;
 use turnback_core::tool::{Kind, Match};
 
+use super::context;
+
 type Text = Spanned<String>;
 type Number = Spanned<i64>;
 
@@ -35,6 +37,16 @@ pub(super) struct File {
     pub(super) access: Option<Access>,
     #[serde(default)]
     pub(super) approvals: Approvals,
+    #[serde(default)]
+    pub(super) context: context::RawContext,
+    #[serde(default)]
+    pub(super) evidence: Vec<context::RawEvidence>,
+    #[serde(default)]
+    pub(super) source: Vec<context::RawSource>,
+    #[serde(default)]
+    pub(super) label: Vec<context::RawLabel>,
+    #[serde(default)]
+    pub(super) flow: Vec<context::RawFlow>,
     #[serde(default)]
     pub(super) stdio: Stdio,
     #[serde(default)]
@@ -73,6 +85,8 @@ pub(super) struct Resource {
     #[serde(default, rename = "match")]
     pub(super) effect_match: Match,
     pub(super) slots: Option<Text>,
+    #[serde(default)]
+    pub(super) labels: Vec<Text>,
     #[serde(default)]
     pub(super) verify: Vec<Spanned<Verify>>,
 }

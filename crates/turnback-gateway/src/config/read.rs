@@ -56,7 +56,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn error<T>(&self, at: &Spanned<T>, message: impl Into<String>, next: impl Into<String>) -> ConfigError {
+    pub(super) fn error<T>(&self, at: &Spanned<T>, message: impl Into<String>, next: impl Into<String>) -> ConfigError {
         self.source.error(at.span(), message, next)
     }
 
@@ -68,7 +68,7 @@ impl Reader<'_> {
         self.path(text.map_or(default, |t| t.get_ref()))
     }
 
-    fn duration(&self, text: &Spanned<String>, what: &str) -> Result<SignedDuration, ConfigError> {
+    pub(super) fn duration(&self, text: &Spanned<String>, what: &str) -> Result<SignedDuration, ConfigError> {
         let next = "write a positive duration with its unit, such as \"50s\", \"10m\" or \"24h\"";
         let length: SignedDuration = text
             .get_ref()

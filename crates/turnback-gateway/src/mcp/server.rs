@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use turnback_core::contract::{Actor, Statement};
 use turnback_core::json::{Numbers, parse, parse_with};
 use turnback_core::refusal::{Code, Refusal};
+use turnback_core::trace::TraceId;
 
 use super::message::{self, INVALID_PARAMS, METHOD_NOT_FOUND, Request, RpcError, UNSUPPORTED_VERSION};
 use super::peer::{Elicited, Peer};
@@ -79,6 +80,8 @@ struct Meta<'a> {
     progress: Option<&'a RawValue>,
     #[serde(borrow)]
     turnback: Option<&'a RawValue>,
+    #[serde(borrow)]
+    traceparent: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, Default)]
@@ -261,6 +264,8 @@ impl<D: Desk> Server<D> {
         };
         let declined = resumed.is_some() && params.responses.is_some_and(declined);
         let statement = meta.turnback.map(statement).transpose()?;
+        // As the recommendation says: whatever is not exactly of its form is no trace.
+        let trace = meta.traceparent.and_then(message::string).and_then(|text| TraceId::of_traceparent(&text));
 
         let retries = resumed.is_some();
         let answer = match resumed {
@@ -268,8 +273,8 @@ impl<D: Desk> Server<D> {
             // this retry cannot start a second one.
             Some(pending) => Answer::Pending(pending),
             None => {
-                let call =
-                    Call { caller: line.caller.clone(), tool: tool.clone(), arguments: arguments.to_vec(), statement };
+                let (caller, tool, arguments) = (line.caller.clone(), tool.clone(), arguments.to_vec());
+                let call = Call { caller, tool, arguments, statement, trace };
                 self.desk.call(call).await
             }
         };

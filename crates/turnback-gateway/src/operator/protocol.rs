@@ -7,8 +7,9 @@ use serde_json::Value;
 use turnback_core::contract::Assignment;
 use turnback_core::decision::Decision;
 use turnback_core::gates::controls::{Scope, Switch};
+use turnback_core::gates::flow::{Label, Reader};
 use turnback_core::gates::ownership::Agent;
-use turnback_core::names::{AgentName, TokenId};
+use turnback_core::names::{AgentName, RunId, TokenId};
 use turnback_core::policy::explain::Explanation;
 use turnback_core::record::Row;
 use turnback_core::refusal::Refusal;
@@ -105,6 +106,15 @@ pub enum Request {
     },
     /// All switches thrown.
     Switches,
+    /// What kind of content agents and traces have read.
+    Labels,
+    /// Clear somebody's labels.
+    LabelsClear {
+        /// Whose.
+        who: Reader,
+        /// Why.
+        reason: String,
+    },
     /// Sign a checkpoint now and return it.
     Checkpoint,
     /// Something about the policy.
@@ -161,6 +171,8 @@ pub enum Reply {
     Tokens(Vec<TokenView>),
     /// Switches.
     Switches(Vec<Switch>),
+    /// What kind of content was read.
+    Labels(Vec<LabelView>),
     /// A signed checkpoint in C2SP note form.
     Checkpoint(String),
     /// Why a run was decided as it was.
@@ -196,6 +208,21 @@ pub struct Status {
     /// Why the node refuses everything, when it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poisoned: Option<String>,
+}
+
+/// One label that counts against whoever read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelView {
+    /// Who read it, or the trace it was read in.
+    pub who: Reader,
+    /// The label.
+    pub label: Label,
+    /// When it was read last.
+    pub read: Timestamp,
+    /// The run that read it.
+    pub run: RunId,
+    /// When it stops to count.
+    pub until: Timestamp,
 }
 
 /// A token without its secret.

@@ -87,14 +87,14 @@ impl Inner {
         // Only its own credential says for whom and where an agent acts.
         let actor =
             if itself { caller.clone() } else { Caller { agent, on_behalf_of: None, assignment: Default::default() } };
-        let call = Call { caller: actor, tool: tool.to_owned(), arguments, statement: None };
+        let call = Call { caller: actor, tool: tool.to_owned(), arguments, statement: None, trace: None };
         let (contract, matched) = match self.contract(call) {
             Ok(made) => made,
             Err(refusal) => return (Verdict::new("request", Ruling::Deny, refusal.to_string()), Sha256::of(b"")),
         };
         debug_assert!(matches!(contract.actor, Actor::Agent(_)));
         let step = run::open(RunId::new(uuid::Uuid::now_v7()), contract, matched, self.now());
-        let Event::Judged { decision, .. } = self.judge(Phase::Before, &step.run) else {
+        let Event::Judged { decision, .. } = self.judge(Phase::Before, &step.run, &self.known(&step.run)) else {
             return (Verdict::new("request", Ruling::Deny, "it could not be judged"), Sha256::of(b""));
         };
         let policy = decision.policy;

@@ -98,6 +98,8 @@ impl Inner {
             Request::Unkill { scope } => self.unkill(&scope, by).await,
             Request::Switches => Ok(Reply::Switches(self.board.view().controls.switches.clone())),
             Request::Policy { what } => self.policy(what, by).await,
+            Request::Labels => Ok(self.labels()),
+            Request::LabelsClear { who, reason } => self.clear_labels(who, reason, by).await,
             Request::Checkpoint => {
                 let journal = self.journal.clone();
                 let note = blocking(move || journal.checkpoint()).await?.map_err(Refusal::from)?;

@@ -32,6 +32,7 @@ use turnback_core::approval::Question;
 use turnback_core::decision::{Phase, Ruling};
 use turnback_core::digest::{ActionDigest, Sha256};
 use turnback_core::gates::blast_radius::Spent;
+use turnback_core::gates::evidence::ReadDigest;
 use turnback_core::gates::{self, Facts, Measured};
 use turnback_core::names::{ApprovalId, RunId};
 use turnback_core::permit::Permit;
@@ -43,6 +44,7 @@ use turnback_core::tool::Verb;
 use turnback_effects::{Reading, Staged, UndoRefused};
 use turnback_journal::{Batch, Entry, Projection};
 
+use super::context::Looked;
 use super::{Inner, answer, blocking, durable, lock, started, view};
 use crate::desk::{Answer, Pending};
 
@@ -64,8 +66,12 @@ pub(super) struct Live {
     /// While runs it counters are marked and the marks are not handed over yet.
     telling: Option<OwnedMutexGuard<()>>,
     reading: Option<Reading>,
+    /// Of what was read, when a write may have to rest on it.
+    digest: Option<ReadDigest>,
     /// Why an undo could not be staged, place by place.
     pub(super) conflicts: Vec<Conflict>,
+    /// What the last decision looked at besides; its numbers are noted when it is committed.
+    pub(super) evidence: Option<turnback_core::gates::evidence::Evidence>,
     /// The automatic rollback of this run, once it ran.
     rolled_back: Option<String>,
 }
@@ -82,7 +88,9 @@ impl Live {
             hold: None,
             telling: None,
             reading: None,
+            digest: None,
             conflicts: Vec::new(),
+            evidence: None,
             rolled_back: None,
         }
     }
@@ -161,6 +169,7 @@ impl Inner {
         fail::fail_point!("before-outcome", |_| turnback_journal::crash());
         self.write(&mut live).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
         live.telling = None;
+        self.ended(&live.run).await?;
         fail::fail_point!("after-outcome", |_| turnback_journal::crash());
         if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {
             self.wake(live.run.id);
@@ -171,7 +180,9 @@ impl Inner {
     async fn perform(self: &Arc<Self>, mut live: Live, command: Command) -> Result<Live, Refusal> {
         match command {
             Command::Judge(phase) => {
-                let judged = self.judge(phase, &live.run);
+                let looked = self.look_up(phase, &live.run).await;
+                let judged = self.judge(phase, &live.run, &looked);
+                live.evidence = looked.evidence;
                 live.happen(self.now(), judged)
             }
             Command::Read => self.read(live).await,
@@ -231,7 +242,7 @@ impl Inner {
 
     /// Asks the gates of one phase. For the second phase the budget is read and reserved under one
     /// lock, so that two hundred parallel calls never exceed it by one.
-    pub(super) fn judge(&self, phase: Phase, run: &Run) -> Event {
+    pub(super) fn judge(&self, phase: Phase, run: &Run, looked: &Looked) -> Event {
         let view = self.board.view();
         let contract = &run.contract;
         let agent = contract.actor.agent();
@@ -258,6 +269,8 @@ impl Inner {
             spent: ledger.as_mut().map_or_else(Spent::default, |l| l.spent_by_others(run.id, now)),
             floor: &self.settings.floor,
             approved: run.approval().is_some(),
+            flow: looked.flow.as_ref(),
+            evidence: looked.evidence.as_ref(),
             measured: if phase == Phase::After { measured } else { None },
         };
         let decision = gates::decide(phase, &facts);
@@ -298,7 +311,12 @@ impl Inner {
         if let Some(recorded) = recorded {
             durable(recorded).await?;
         }
-        self.ends(patience, reading).await?
+        let mut live = self.ends(patience, reading).await??;
+        if live.reading.is_some() {
+            let digest = live.digest.take();
+            self.remember(&live.run, digest).await?;
+        }
+        Ok(live)
     }
 
     /// Takes in what a read came to.
@@ -306,8 +324,10 @@ impl Inner {
         match read {
             Ok(reading) => {
                 let places = reading.places.clone();
+                let digest = self.context.digest(&live.run.contract, &reading);
                 live.reading = Some(reading);
-                let mut live = live.happen(self.now(), Event::Released { read: places })?;
+                let mut live = live.happen(self.now(), Event::Released { read: places, digest: digest.clone() })?;
+                live.digest = digest;
                 // What was read is written down behind the answer: the record of the read is durable by
                 // then. It is handed over before that is known, so that both may share a group; when the
                 // first is not written, neither is this.
@@ -478,6 +498,7 @@ impl Inner {
         }
         // An unknown outcome counts as spent: budgets err on the strict side.
         self.budget(&live.run, !matches!(outcome, Outcome::Failed { .. }));
+        self.note_values(&mut live, &outcome);
         live.happen(self.now(), Event::Committed { outcome })
     }
 

@@ -14,6 +14,7 @@ mod access;
 mod admin;
 mod answer;
 mod board;
+mod context;
 mod drive;
 mod patience;
 mod policies;
@@ -73,6 +74,7 @@ struct Inner {
     board: board::Board,
     policies: policies::Policies,
     ledgers: Mutex<HashMap<AgentName, Ledger>>,
+    context: context::Context,
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
@@ -118,6 +120,7 @@ impl Runtime {
         let (policies, noticed) = policies::Policies::load(&journal, &settings, &tools, started)?;
         let tools = tools.into_iter().map(|tool| (tool.name.as_str().to_owned(), tool)).collect();
         let questions = questions::Questions::new(settings.approvals_most);
+        let context = context::Context::new(settings.context.clone());
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -126,6 +129,7 @@ impl Runtime {
             board,
             policies,
             ledgers: Mutex::default(),
+            context,
             joinable: Mutex::default(),
             waiters: Mutex::default(),
             questions,
@@ -429,6 +433,7 @@ impl Inner {
                 Ok(target)
             },
         )?;
+        contract.trace = call.trace;
         contract.assignment = Assignment::of(call.caller.assignment, &resource.assignment);
         Ok((contract, tool.effect_match))
     }

@@ -49,7 +49,7 @@ fn failed<T>(what: impl Into<String>) -> Result<T, Refusal> {
 }
 
 /// Reads through the domain, so that a probe is bounded and jailed exactly like an agent's read.
-fn read(
+pub(super) fn read(
     domain: &dyn Domain,
     tools: &[Tool],
     local: &str,

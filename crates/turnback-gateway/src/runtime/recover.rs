@@ -27,6 +27,7 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
         return Ok(());
     }
     restore_budgets(inner)?;
+    inner.restore_context().await?;
     restore_joinable(inner)?;
     // First, because what was approved is staged again under the same name.
     sweep(inner)?;

@@ -77,6 +77,8 @@ pub struct Settings {
     pub approvals_expire: SignedDuration,
     /// Questions of one agent that may wait at once. Over it a call that needs a person is refused. Default 1,000.
     pub approvals_most: usize,
+    /// What is remembered of reads and refusals, and what it is held against.
+    pub context: crate::config::Context,
     /// Limits of the domains.
     pub bounds: Bounds,
     /// How often a checkpoint is signed while the journal grows.

@@ -165,8 +165,13 @@ impl Node {
     }
 
     pub async fn call_raw(&self, tool: &str, arguments: &[u8]) -> Answer {
-        let call =
-            Call { caller: self.caller.clone(), tool: tool.into(), arguments: arguments.to_vec(), statement: None };
+        let call = Call {
+            caller: self.caller.clone(),
+            tool: tool.into(),
+            arguments: arguments.to_vec(),
+            statement: None,
+            trace: None,
+        };
         self.runtime.call(call).await
     }
 

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod init;
 mod kill;
+mod labels;
 mod policy;
 mod reject;
 mod runs;
@@ -38,6 +39,7 @@ pub(crate) enum Command {
     Undo(undo::Args),
     Kill(kill::Args),
     Unkill(unkill::Args),
+    Labels(labels::Args),
     Agents(agents::Args),
     Token(token::Args),
     Verify(verify::Args),
@@ -60,6 +62,7 @@ impl Command {
             Self::Undo(args) => undo::run(context, args),
             Self::Kill(args) => kill::run(context, args),
             Self::Unkill(args) => unkill::run(context, args),
+            Self::Labels(args) => labels::run(context, args),
             Self::Agents(args) => agents::run(context, args),
             Self::Token(args) => token::run(context, args),
             Self::Verify(args) => verify::run(context, args),

@@ -1,10 +1,10 @@
-//! Agents, tokens, switches.
+//! Agents, tokens, labels, switches.
 
 use jiff::Timestamp;
 use turnback_core::gates::controls::Switch;
 use turnback_core::gates::ownership::Agent;
 use turnback_core::text::visible;
-use turnback_gateway::operator::protocol::TokenView;
+use turnback_gateway::operator::protocol::{LabelView, TokenView};
 
 use super::style::{BAD, GOOD, STRONG, next};
 use super::table::{Cell, table};
@@ -46,6 +46,26 @@ pub(crate) fn tokens(tokens: &[TokenView], now: Timestamp) -> String {
         })
         .collect();
     table(&["TOKEN", "AGENT", "FOR", "EXPIRES"], rows)
+}
+
+/// Labels that count against whoever read them.
+pub(crate) fn labels(labels: &[LabelView], now: Timestamp) -> String {
+    if labels.is_empty() {
+        return "nobody has read anything that is labelled\n".into();
+    }
+    let rows = labels
+        .iter()
+        .map(|label| {
+            vec![
+                Cell::new(label.who.to_string()),
+                Cell::styled(BAD, label.label.word()),
+                Cell::new(time::relative(now, label.read)),
+                Cell::new(label.run.short()),
+                Cell::new(label.until.to_string()),
+            ]
+        })
+        .collect();
+    table(&["WHO", "HAS READ", "WHEN", "RUN", "COUNTS UNTIL"], rows)
 }
 
 /// All switches thrown.

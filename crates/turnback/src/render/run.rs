@@ -403,7 +403,7 @@ fn event(happened: &Happened) -> String {
         Event::Judged { decision, .. } => format!("judged: {}", decision.ruling.word()),
         Event::Staged { measurement } => format!("staged: it {}", visible(&measurement.effect.summary)),
         Event::Refused { refusal } => format!("refused: {}", visible(&refusal.to_string())),
-        Event::Released { read } => format!("read released: {}", visible(&read.join(", "))),
+        Event::Released { read, .. } => format!("read released: {}", visible(&read.join(", "))),
         Event::Parked { question, moved } => {
             let moved = moved.as_ref().map_or_else(String::new, |m| format!("; moved: {}", visible(m)));
             format!("asked {}{moved}", question.id.short())

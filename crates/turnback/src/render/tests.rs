@@ -49,6 +49,7 @@ fn contract() -> Contract {
         actor: Actor::Agent(AgentName::new("coder").unwrap()),
         on_behalf_of: Some("bob".into()),
         assignment: turnback_core::contract::Assignment::default(),
+        trace: None,
         tool: ToolName::new("shop__execute").unwrap(),
         local: "execute".into(),
         schema_hash: Sha256::of(b"schema"),

@@ -109,6 +109,8 @@ pub(crate) struct Step {
     pub(crate) arguments: Option<Value>,
     /// The arguments' exact text.
     pub(crate) arguments_text: Option<String>,
+    /// The `traceparent` the call carries.
+    pub(crate) trace: Option<String>,
     /// A request line without version: `POST /mcp`.
     pub(crate) http: Option<String>,
     pub(crate) body: Option<String>,

@@ -280,10 +280,13 @@ impl<'a> Player<'a> {
                     (None, Some(arguments)) => self.fill_json(arguments)?.to_string(),
                     (None, None) => "{}".to_owned(),
                 };
-                let meta = json!({
+                let mut meta = json!({
                     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
                     "io.modelcontextprotocol/clientCapabilities": {},
                 });
+                if let Some(trace) = &step.trace {
+                    meta["traceparent"] = json!(trace);
+                }
                 let tool = json!(tool);
                 let params = format!(r#"{{"_meta":{meta},"name":{tool},"arguments":{arguments}}}"#);
                 let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
