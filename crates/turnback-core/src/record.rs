@@ -76,7 +76,7 @@ pub enum Body {
         by: crate::names::AgentName,
         /// What it asked; what could not be read is not here.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        asked: Option<crate::access::Evaluation>,
+        asked: Option<Box<crate::access::Evaluation>>,
         /// The answer: yes when its ruling is `allow`, no otherwise.
         verdict: crate::decision::Verdict,
         /// Digest of what it was decided by.

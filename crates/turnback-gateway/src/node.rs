@@ -37,7 +37,7 @@ fn refused(what: &str, e: impl std::fmt::Display) -> Refusal {
     Refusal::new(Code::Failed, e.to_string()).at(what)
 }
 
-/// Reads the policy: one file, or every `*.cedar` of a folder in the order of their names.
+/// Reads the policy: one file, or every `*.cedar` and `*.rego` of a folder in the order of their names.
 ///
 /// # Errors
 /// A [`Refusal`] naming the file that cannot be read, or the folder that holds none.
@@ -48,7 +48,7 @@ pub fn policy_sources(path: &Path) -> Result<Vec<Source>, Refusal> {
             .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
             .map_err(|e| refused(&place, e).next("see that it can be read, then start again"))?
             .into_iter()
-            .filter(|file| file.extension().is_some_and(|e| e == "cedar"))
+            .filter(|file| file.extension().is_some_and(|e| e == "cedar" || e == "rego"))
             .collect()
     } else {
         vec![path.to_owned()]

@@ -89,7 +89,34 @@ fn compile_here(sources: &[Source], registry: &[Tool]) -> Result<Policy, Vec<Pol
     let parts = std::iter::once(schema_text.as_bytes())
         .chain(sources.iter().flat_map(|source| [source.name.as_bytes(), source.text.as_bytes()]));
     let digest = Sha256::of_parts("turnback policy v1", parts);
-    assemble(&parsed, schema, registry, digest)
+    let mut policy = assemble(&parsed, schema, registry, digest)?;
+    let rego: Vec<Source> = sources.iter().filter(|source| is_rego(source)).cloned().collect();
+    if let Some(first) = rego.first() {
+        policy.rego = Some(in_rego(&rego, first)?);
+        policy.cedar = rego.len() < sources.len();
+    }
+    Ok(policy)
+}
+
+/// Whether a file is for the other engine.
+pub(super) fn is_rego(source: &Source) -> bool {
+    source.name.ends_with(".rego")
+}
+
+#[cfg(feature = "rego")]
+fn in_rego(sources: &[Source], _: &Source) -> Result<super::Second, Vec<PolicyError>> {
+    super::rego::Rego::compile(sources, super::rego::ENTRY)
+}
+
+#[cfg(not(feature = "rego"))]
+fn in_rego(_: &[Source], first: &Source) -> Result<super::Second, Vec<PolicyError>> {
+    Err(vec![PolicyError {
+        file: first.name.clone(),
+        line: 1,
+        column: 1,
+        message: "this build knows no Rego".to_owned(),
+        next: Some("build it with `--features rego`, or write the rules in Cedar".to_owned()),
+    }])
 }
 
 /// Sorts valid policies into slices.
@@ -125,7 +152,7 @@ pub(super) fn assemble(
         }
     }
     let rules = parsed.iter().map(|p| (p.policy.id().clone(), Arc::clone(&p.rule))).collect();
-    Ok(Policy { digest, schema, entries, rules })
+    Ok(Policy { digest, schema, entries, rules, cedar: true, rego: None })
 }
 
 /// Parses and validates. `Err` only when the generated schema itself is refused.
@@ -137,7 +164,7 @@ pub(super) fn check<'a>(sources: &'a [Source], registry: &[Tool]) -> Result<Chec
     let mut errors = Vec::new();
     let mut parsed: Vec<Parsed<'a>> = Vec::new();
     let mut names = HashSet::new();
-    for source in sources {
+    for source in sources.iter().filter(|source| !is_rego(source)) {
         for piece in split(&source.text) {
             match parse(source, piece, parsed.len()) {
                 Ok(one) => {

@@ -25,6 +25,8 @@ pub mod draft;
 pub mod explain;
 pub mod lint;
 mod program;
+#[cfg(feature = "rego")]
+pub mod rego;
 pub mod schema;
 pub mod simulate;
 mod source;
@@ -138,7 +140,19 @@ pub struct Policy {
     schema: Schema,
     entries: HashMap<String, Entry>,
     rules: HashMap<PolicyId, Arc<Rule>>,
+    /// Whether there is a rule in Cedar at all. When all are in Rego, Cedar is not asked: it would deny everything.
+    cedar: bool,
+    rego: Option<Second>,
 }
+
+/// The other engine.
+#[cfg(feature = "rego")]
+type Second = rego::Rego;
+
+/// No other engine: a policy that wants one does not compile.
+#[cfg(not(feature = "rego"))]
+#[derive(Debug)]
+enum Second {}
 
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -201,7 +215,27 @@ impl Policy {
     /// The hard slice must allow; soft forbids that match then tighten to the strictest of their
     /// outcomes.
     pub fn judge(&self, facts: &Facts<'_>) -> Verdict {
-        guarded(facts.contract.tool.as_str(), || self.ask(facts).unwrap_or_else(|deny| *deny))
+        guarded(facts.contract.tool.as_str(), || {
+            let cedar = || self.ask(facts).unwrap_or_else(|deny| *deny);
+            match (self.in_rego(facts), self.cedar) {
+                (None, _) => cedar(),
+                (Some(rego), false) => rego,
+                (Some(rego), true) => stricter(cedar(), rego),
+            }
+        })
+    }
+
+    /// What the rules in Rego say, when there are any.
+    #[cfg(feature = "rego")]
+    fn in_rego(&self, facts: &Facts<'_>) -> Option<Verdict> {
+        let rego = self.rego.as_ref()?;
+        let unfit = self.unfit(facts.contract);
+        Some(unfit.map_or_else(|| rego.judge(facts), |why| Verdict::new(NAME, Ruling::Deny, why)))
+    }
+
+    #[cfg(not(feature = "rego"))]
+    fn in_rego(&self, _: &Facts<'_>) -> Option<Verdict> {
+        self.rego.as_ref().map(|none| match *none {})
     }
 
     /// `Err` holds the verdict of whatever is missing.
@@ -356,6 +390,18 @@ impl Slice {
         }
         Some(Answer { allowed: true, hard: permits, soft })
     }
+}
+
+/// Both engines' answer: the stricter one, or both when they agree. Obligations of either hold.
+fn stricter(cedar: Verdict, rego: Verdict) -> Verdict {
+    let (mut first, second) = if rego.ruling > cedar.ruling { (rego, cedar) } else { (cedar, rego) };
+    if first.ruling == second.ruling {
+        first.reason = format!("{}; {}", first.reason, second.reason);
+        first.rules.extend(second.rules);
+        first.next = first.next.or(second.next);
+    }
+    first.obligations.extend(second.obligations);
+    first
 }
 
 /// Runs `judge`; a panic is a deny. Cedar is a large evaluator fed by files people write, and the

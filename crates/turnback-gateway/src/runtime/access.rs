@@ -35,7 +35,10 @@ impl Inner {
                 Err(refusal) => (Verdict::new("request", Ruling::Deny, refusal.to_string()), Sha256::of(b"")),
             };
             let by = caller.agent.clone();
-            bodies.push((Body::Evaluated { by, asked: one.clone().ok(), verdict: verdict.clone(), policy }, None));
+            bodies.push((
+                Body::Evaluated { by, asked: one.clone().ok().map(Box::new), verdict: verdict.clone(), policy },
+                None,
+            ));
             let yes = verdict.ruling == Ruling::Allow;
             verdicts.push(verdict);
             if asked.ends_with(yes) {
