@@ -19,7 +19,7 @@ use crate::contract::{Actor, Contract, Statement, Target};
 use crate::decision::Ruling;
 use crate::digest::{EffectDigest, Sha256};
 use crate::effect::{Blast, Effect, Rows, Touch};
-use crate::gates::blast_radius::{Limits, Spent};
+use crate::gates::blast_radius::Limits;
 use crate::gates::controls::Controls;
 use crate::gates::ownership::Agent;
 use crate::gates::recoverability::Floor;
@@ -166,7 +166,12 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
             return result;
         }
     };
-    let agent = Agent { name: case.agent, owner: case.owner.unwrap_or_else(|| "somebody".to_owned()), suspended: None };
+    let agent = Agent {
+        name: case.agent,
+        owner: case.owner.unwrap_or_else(|| "somebody".to_owned()),
+        suspended: None,
+        grants: Vec::new(),
+    };
     let verdict = policy.judge(&Facts {
         contract: &contract,
         now: jiff::Timestamp::UNIX_EPOCH,
@@ -176,7 +181,10 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         mode: Mode::Enforce,
         policy,
         limits: &Limits::default(),
-        spent: Spent::default(),
+        spent: &[],
+        irreversible: 0,
+        excepted: &[],
+        grants_required: false,
         floor: &Floor::default(),
         approved: case.approved,
         measured: measured.as_ref().map(|(effect, plan)| Measured { effect, plan }),

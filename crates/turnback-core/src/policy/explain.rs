@@ -48,6 +48,7 @@ pub fn explain(before: &Decision, after: Option<&Decision>) -> String {
                     Obligation::Approvers { names } => format!("only {} may approve", names.join(", ")),
                     Obligation::SaferForm { form } => format!("only as: {form}"),
                     Obligation::MeasureOnly => "measured, never committed".to_owned(),
+                    Obligation::FreezeException { freeze } => format!("an exception from freeze `{freeze}`"),
                 };
                 let _ = writeln!(out, "  {:width$}  {:9}  {}", "", "", visible(&what));
             }
