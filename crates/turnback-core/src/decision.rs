@@ -59,6 +59,23 @@ pub enum Obligation {
     },
     /// Stage and measure, but never commit: the environment is only observed.
     MeasureOnly,
+    /// A person is asked for an exception from this freeze. Their yes counts for nothing else.
+    FreezeException {
+        /// Its name.
+        freeze: String,
+    },
+}
+
+impl Obligation {
+    /// The obligation in a few words.
+    pub fn words(&self) -> String {
+        match self {
+            Obligation::Approvers { names } => format!("only {} may approve", names.join(", ")),
+            Obligation::SaferForm { form } => format!("only as: {form}"),
+            Obligation::MeasureOnly => "measured, never committed".to_owned(),
+            Obligation::FreezeException { freeze } => format!("an exception from freeze `{freeze}`"),
+        }
+    }
 }
 
 /// What one gate says.

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 
-use super::blast_radius::{Budget, Limits, Spent};
+use super::blast_radius::{Budget, Caps, Limits, Per, Spent};
 use super::controls::{Controls, Freeze, Scope, Switch};
 use super::recoverability::Floor;
 use super::release::Mode;
@@ -94,22 +94,28 @@ impl Case {
             environments: Vec::new(),
             from: None,
             until: None,
+            calendar: None,
+            exceptions: Vec::new(),
             measure: self.freeze == 2,
+            by: None,
         };
         world.controls = Controls {
             switches: self.switch.then_some(switch).into_iter().collect(),
             freezes: (self.freeze > 0).then_some(freeze).into_iter().collect(),
+            denies: Vec::new(),
         };
         world.mode = self.mode;
         world.approved = self.approved;
-        let budget = self.budget.map(|deletions| Budget {
+        let deletions = |most| Caps { deletions: most, ..Caps::default() };
+        let budget = self.budget.map(|most| Budget {
+            per: Per::Agent,
             window: jiff::SignedDuration::from_hours(1),
             actions: None,
-            deletions: Some(deletions),
-            rows: None,
+            most: deletions(Some(most)),
         });
-        world.limits = Limits { deletions: self.most, budget, ..Limits::default() };
-        world.spent = Spent { deletions: self.spent, ..Spent::default() };
+        world.spent = budget.iter().map(|_| Spent { deletions: self.spent, ..Spent::default() }).collect();
+        world.limits =
+            Limits { action: deletions(self.most), budgets: budget.into_iter().collect(), ..Limits::default() };
         world.floor = Floor { level: self.floor, ..Floor::default() };
         let mut found = measurement(blast(self.deleted), "x");
         let footprint = Footprint { completeness: Completeness::Closed, ..found.plan.footprint.clone() };

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use self::alternatives::{Alternative, alternatives};
 use super::{Policy, RulePlace};
 use crate::contract::Contract;
-use crate::decision::{Decision, Obligation, Ruling};
+use crate::decision::{Decision, Ruling};
 use crate::digest::Sha256;
 use crate::effect::Effect;
 use crate::gates::Circumstances;
@@ -153,12 +153,7 @@ impl Explanation {
                     let _ = writeln!(out, "  {:width$}  {:9}  rule {}{place}", "", "", visible(rule));
                 }
                 for obligation in &verdict.obligations {
-                    let what = match obligation {
-                        Obligation::Approvers { names } => format!("only {} may approve", names.join(", ")),
-                        Obligation::SaferForm { form } => format!("only as: {form}"),
-                        Obligation::MeasureOnly => "measured, never committed".to_owned(),
-                    };
-                    let _ = writeln!(out, "  {:width$}  {:9}  {}", "", "", visible(&what));
+                    let _ = writeln!(out, "  {:width$}  {:9}  {}", "", "", visible(&obligation.words()));
                 }
             }
         }
@@ -250,16 +245,29 @@ fn facts(recorded: &Recorded<'_>) -> Vec<Fact> {
                 add(name, value.to_string());
             }
         }
-        let spent = circumstances.spent;
-        if circumstances.limits.budget.is_some() {
-            add(
-                "budget spent",
-                format!("{} actions, {} deletions, {} rows", spent.actions, spent.deletions, spent.rows),
-            );
+        for spent in spent(circumstances) {
+            add("budget spent", spent);
         }
     }
     add("time", circumstances.now.to_string());
     facts
+}
+
+/// What is spent of each budget that concerns the action, in words.
+fn spent(circumstances: &Circumstances) -> Vec<String> {
+    let budgets = circumstances.limits.budgets.iter().zip(&circumstances.spent);
+    let lines = budgets.map(|(budget, spent)| {
+        let amounts: Vec<String> = budget
+            .beside(*spent)
+            .filter_map(|(what, spent, most)| most.map(|most| format!("{spent} of {most} {what}")))
+            .filter(|amount| !amount.starts_with("0 "))
+            .collect();
+        (budget.per.word(), amounts)
+    });
+    lines
+        .filter(|(_, amounts)| !amounts.is_empty())
+        .map(|(per, amounts)| format!("per {per}: {}", amounts.join(", ")))
+        .collect()
 }
 
 #[cfg(test)]

@@ -152,18 +152,10 @@ fn said(before: &Decision, after: Option<&Decision>) -> Said {
         _ => decisive().map(|v| format!("{}: {}", v.gate, v.reason)).collect(),
     };
     reasons.dedup();
-    let mut obligations: Vec<String> = decisions().flat_map(Decision::obligations).map(in_words).collect();
+    let mut obligations: Vec<String> = decisions().flat_map(Decision::obligations).map(Obligation::words).collect();
     obligations.sort_unstable();
     obligations.dedup();
     Said { ruling, reasons, rules, obligations }
-}
-
-fn in_words(obligation: &Obligation) -> String {
-    match obligation {
-        Obligation::Approvers { names } => format!("only {} may approve", names.join(", ")),
-        Obligation::SaferForm { form } => format!("only as: {form}"),
-        Obligation::MeasureOnly => "measured, never committed".to_owned(),
-    }
 }
 
 /// Decides a recorded run again. `records` are those of one run in their order; kinds that decide nothing are
@@ -265,6 +257,7 @@ impl Settings {
 mod tests {
     use super::*;
     use crate::fixtures::{World, blast, measurement, policy, run_id};
+    use crate::gates::blast_radius::Caps;
     use crate::record::{Body, encode};
     use crate::run::Event;
 
@@ -358,7 +351,10 @@ mod tests {
         };
         assert_eq!(now(base.clone()), Ruling::Allow);
         assert_eq!(
-            now(Settings { limits: Limits { rows: Some(2), ..Limits::default() }, ..base.clone() }),
+            now(Settings {
+                limits: Limits { action: Caps { rows: Some(2), ..Caps::default() }, ..Limits::default() },
+                ..base.clone()
+            }),
             Ruling::Deny
         );
         assert_eq!(now(Settings { environments: BTreeMap::new(), ..base.clone() }), Ruling::Allow);
@@ -370,7 +366,10 @@ mod tests {
             environments: Vec::new(),
             from: None,
             until: None,
+            calendar: None,
+            exceptions: Vec::new(),
             measure: false,
+            by: None,
         };
         assert_eq!(now(Settings { freezes: vec![freeze], ..base }), Ruling::Deny);
     }

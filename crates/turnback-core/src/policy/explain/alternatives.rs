@@ -117,10 +117,14 @@ pub fn alternatives(
         offer(&reinstated, "agent", format!("suspended ({why})"), "reinstated".into());
     }
     if let Some((circumstances, ..)) = &asked.after {
-        let spent = circumstances.spent;
-        if spent != crate::gates::blast_radius::Spent::default() {
-            let from = format!("{} actions, {} deletions, {} rows", spent.actions, spent.deletions, spent.rows);
-            offer(&asked.each(|c| c.spent = Default::default()), "budget spent", from, "nothing".into());
+        let spent = super::spent(circumstances);
+        if !spent.is_empty() {
+            let nothing = |c: &mut Circumstances| c.spent.iter_mut().for_each(|spent| *spent = Default::default());
+            offer(&asked.each(nothing), "budgets spent", spent.join("; "), "nothing".into());
+        }
+        if circumstances.irreversible > 0 {
+            let from = format!("{} writes nobody can take back", circumstances.irreversible);
+            offer(&asked.each(|c| c.irreversible = 0), "irreversibility budget", from, "refilled".into());
         }
     }
     found.sort_by_key(|alternative| alternative.ruling);
