@@ -171,7 +171,7 @@ impl Inner {
         fail::fail_point!("before-outcome", |_| turnback_journal::crash());
         self.write(&mut live).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
         live.telling = None;
-        self.ended(&live.run).await?;
+        self.ended(&live.run).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
         fail::fail_point!("after-outcome", |_| turnback_journal::crash());
         if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {
             self.wake(live.run.id);
