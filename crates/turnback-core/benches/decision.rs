@@ -19,7 +19,7 @@ use turnback_core::contract::{Actor, Contract, Target};
 use turnback_core::decision::{Phase, Ruling};
 use turnback_core::digest::{EffectDigest, Sha256};
 use turnback_core::effect::{Blast, Effect, Rows, Touch};
-use turnback_core::gates::blast_radius::{Budget, Limits, Spent};
+use turnback_core::gates::blast_radius::{Budget, Caps, Limits, Per, Spent};
 use turnback_core::gates::controls::Controls;
 use turnback_core::gates::ownership::Agent;
 use turnback_core::gates::recoverability::Floor;
@@ -90,7 +90,7 @@ struct Call {
     contract: Contract,
     effect: Effect,
     plan: RollbackPlan,
-    spent: Spent,
+    spent: Vec<Spent>,
 }
 
 /// Calls that differ in agent, place, statement, rows, touched places and spent budget.
@@ -99,8 +99,12 @@ fn calls(tool: &Tool) -> Result<Vec<Call>, Failed> {
     let mut calls = Vec::new();
     for n in 0..CALLS {
         let table = TABLES.get(n % TABLES.len()).copied().unwrap_or_default();
-        let agent =
-            Agent { name: AgentName::new(&format!("coder-{}", n % 7))?, owner: "anna".to_owned(), suspended: None };
+        let agent = Agent {
+            name: AgentName::new(&format!("coder-{}", n % 7))?,
+            owner: "anna".to_owned(),
+            suspended: None,
+            grants: Vec::new(),
+        };
         let statement = if n % 2 == 0 { "update" } else { "delete" };
         let aim = Target {
             identity: "id".to_owned(),
@@ -131,7 +135,7 @@ fn calls(tool: &Tool) -> Result<Vec<Call>, Failed> {
             more: 0,
         };
         let plan = RollbackPlan::new(Level::Proved, "the inverse ran", footprint);
-        let spent = Spent { actions: n as u64 % 50, deletions: 0, rows: n as u64 };
+        let spent = vec![Spent { actions: n as u64 % 50, rows: n as u64, ..Spent::default() }];
         calls.push(Call { agent, contract, effect, plan, spent });
     }
     Ok(calls)
@@ -142,8 +146,10 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
     let policy = policy(&tools, target, count, base)?;
     let Some(tool) = tools.first() else { return Err("no tool".into()) };
     let calls = calls(tool)?;
-    let budget = Budget { window: SignedDuration::from_hours(1), actions: Some(100), deletions: Some(100), rows: None };
-    let limits = Limits { rows: Some(1000), budget: Some(budget), ..Limits::default() };
+    let most = Caps { deletions: Some(100), ..Caps::default() };
+    let budget = Budget { per: Per::Agent, window: SignedDuration::from_hours(1), actions: Some(100), most };
+    let action = Caps { rows: Some(1000), ..Caps::default() };
+    let limits = Limits { action, budgets: vec![budget], ..Limits::default() };
     let (controls, floor) = (Controls::default(), Floor::default());
     let whole = |call: &Call| {
         let facts = |measured| Facts {
@@ -155,7 +161,10 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
             mode: Mode::Enforce,
             policy: &policy,
             limits: &limits,
-            spent: call.spent,
+            spent: &call.spent,
+            irreversible: 0,
+            excepted: &[],
+            grants_required: false,
             floor: &floor,
             approved: false,
             flow: None,

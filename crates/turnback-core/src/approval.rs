@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{Actor, Contract};
-use crate::decision::Obligation;
+use crate::decision::{Decision, Obligation, Ruling};
 use crate::digest::{ActionDigest, EffectDigest, Sha256};
 use crate::names::{ApprovalId, RunId};
 
@@ -34,6 +34,12 @@ pub struct Question {
     /// Who may answer; empty means any operator.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvers: Vec<String>,
+    /// Freezes from which it asks for an exception. A yes to another question is none to these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<String>,
+    /// It asks for those exceptions and nothing else: to whatever else needs a person its yes is none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_exceptions: bool,
 }
 
 /// A yes to exactly one question. Only [`Question::approve`] makes one.
@@ -101,6 +107,25 @@ impl Question {
                 }
             }
         }
+        self
+    }
+
+    /// Says what it asks: the reviews of these decisions.
+    #[must_use]
+    pub fn asking(mut self, decisions: [&Decision; 2]) -> Self {
+        let reviews = || decisions.into_iter().flat_map(|d| &d.verdicts).filter(|v| v.ruling == Ruling::Review);
+        let freezes = |v: &crate::decision::Verdict| -> Vec<String> {
+            let exception = |o: &Obligation| match o {
+                Obligation::FreezeException { freeze } => Some(freeze.clone()),
+                _ => None,
+            };
+            v.obligations.iter().filter_map(exception).collect()
+        };
+        self.exceptions = reviews().flat_map(freezes).collect();
+        // Both groups of gates name the same freeze.
+        self.exceptions.sort_unstable();
+        self.exceptions.dedup();
+        self.only_exceptions = !self.exceptions.is_empty() && reviews().all(|v| !freezes(v).is_empty());
         self
     }
 

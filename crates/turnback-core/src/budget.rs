@@ -1,4 +1,5 @@
-//! What one agent spent inside a sliding window: the ledger behind the budgets of `blast_radius`.
+//! What was spent inside a sliding window: the ledger behind each budget of `blast_radius`, and the books
+//! that keep them all (`budget/books.rs`).
 //!
 //! A run reserves its cost before it is judged, so that two runs under way at once cannot both fit
 //! into what is left for one; it then settles (the cost counts until it leaves the window) or releases
@@ -15,10 +16,14 @@ use jiff::{SignedDuration, Timestamp};
 use crate::gates::blast_radius::Spent;
 use crate::names::RunId;
 
+mod books;
+
+pub use books::{Balance, Books};
+
 /// Most settled costs kept apart. Bounds the memory of one ledger to about 3 MiB.
 pub const ENTRIES: usize = 65_536;
 
-/// The sliding-window ledger of one agent. Kept in memory; rebuilt from the journal with
+/// The sliding-window ledger of one budget and one of whom it concerns. Kept in memory; rebuilt from the journal with
 /// [`Ledger::restore`].
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -129,6 +134,10 @@ struct Sum {
     actions: u128,
     deletions: u128,
     rows: u128,
+    files: u128,
+    bytes: u128,
+    recipients: u128,
+    money: u128,
 }
 
 impl Sum {
@@ -137,6 +146,10 @@ impl Sum {
             actions: self.actions + u128::from(cost.actions),
             deletions: self.deletions + u128::from(cost.deletions),
             rows: self.rows + u128::from(cost.rows),
+            files: self.files + u128::from(cost.files),
+            bytes: self.bytes + u128::from(cost.bytes),
+            recipients: self.recipients + u128::from(cost.recipients),
+            money: self.money + u128::from(cost.money),
         }
     }
 
@@ -145,12 +158,24 @@ impl Sum {
             actions: self.actions.saturating_sub(u128::from(cost.actions)),
             deletions: self.deletions.saturating_sub(u128::from(cost.deletions)),
             rows: self.rows.saturating_sub(u128::from(cost.rows)),
+            files: self.files.saturating_sub(u128::from(cost.files)),
+            bytes: self.bytes.saturating_sub(u128::from(cost.bytes)),
+            recipients: self.recipients.saturating_sub(u128::from(cost.recipients)),
+            money: self.money.saturating_sub(u128::from(cost.money)),
         }
     }
 
     fn spent(self) -> Spent {
         let narrow = |value| u64::try_from(value).unwrap_or(u64::MAX);
-        Spent { actions: narrow(self.actions), deletions: narrow(self.deletions), rows: narrow(self.rows) }
+        Spent {
+            actions: narrow(self.actions),
+            deletions: narrow(self.deletions),
+            rows: narrow(self.rows),
+            files: narrow(self.files),
+            bytes: narrow(self.bytes),
+            recipients: narrow(self.recipients),
+            money: narrow(self.money),
+        }
     }
 }
 
@@ -162,7 +187,7 @@ mod tests {
     use crate::fixtures::{at, run_id};
 
     const fn cost(rows: u64) -> Spent {
-        Spent { actions: 1, deletions: rows, rows }
+        Spent { actions: 1, deletions: rows, rows, files: rows, bytes: rows, recipients: rows, money: rows }
     }
 
     #[test]

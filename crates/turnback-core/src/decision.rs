@@ -59,6 +59,11 @@ pub enum Obligation {
     },
     /// Stage and measure, but never commit: the environment is only observed.
     MeasureOnly,
+    /// A person is asked for an exception from this freeze. Their yes counts for nothing else.
+    FreezeException {
+        /// Its name.
+        freeze: String,
+    },
 }
 
 /// What one gate says.

@@ -48,6 +48,17 @@ pub struct Blast {
     /// Bytes of content that appear, change or disappear.
     #[serde(default)]
     pub bytes: u64,
+    /// Minor units of money, as far as the operator says where arguments name it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub money: u64,
+    /// Recipients, as far as the operator says where arguments name them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recipients: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Blast {

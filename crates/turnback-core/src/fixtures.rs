@@ -76,7 +76,7 @@ pub(crate) fn contract(tool: &Tool, place: &str, statement: &str) -> Contract {
 }
 
 pub(crate) fn agent() -> Agent {
-    Agent { name: AgentName::new("coder").unwrap(), owner: "anna".into(), suspended: None }
+    Agent { name: AgentName::new("coder").unwrap(), owner: "anna".into(), suspended: None, grants: vec![] }
 }
 
 pub(crate) fn blast(deleted: u64) -> Blast {
@@ -122,11 +122,14 @@ pub(crate) struct World {
     pub(crate) mode: Mode,
     pub(crate) policy: Policy,
     pub(crate) limits: Limits,
-    pub(crate) spent: Spent,
+    pub(crate) spent: Vec<Spent>,
+    pub(crate) irreversible: u64,
     pub(crate) floor: Floor,
     pub(crate) approved: bool,
     pub(crate) flow: Option<crate::gates::flow::Flow>,
     pub(crate) evidence: Option<crate::gates::evidence::Evidence>,
+    pub(crate) excepted: Vec<String>,
+    pub(crate) grants_required: bool,
     pub(crate) measurement: Option<Measurement>,
     pub(crate) now: Timestamp,
     pub(crate) wall: Option<Timestamp>,
@@ -142,11 +145,14 @@ impl World {
             mode: Mode::Enforce,
             policy: policy(policy_text),
             limits: Limits::default(),
-            spent: Spent::default(),
+            spent: vec![],
+            irreversible: 0,
             floor: Floor::default(),
             approved: false,
             flow: None,
             evidence: None,
+            excepted: vec![],
+            grants_required: false,
             measurement: None,
             now: at(0),
             wall: None,
@@ -163,11 +169,14 @@ impl World {
             mode: self.mode,
             policy: &self.policy,
             limits: &self.limits,
-            spent: self.spent,
+            spent: &self.spent,
+            irreversible: self.irreversible,
             floor: &self.floor,
             approved: self.approved,
             flow: self.flow.as_ref(),
             evidence: self.evidence.as_ref(),
+            excepted: &self.excepted,
+            grants_required: self.grants_required,
             measured: self.measurement.as_ref().map(|m| Measured { effect: &m.effect, plan: &m.plan }),
         }
     }
@@ -190,10 +199,13 @@ pub(crate) fn circumstances() -> Box<crate::gates::Circumstances> {
         controls: Controls::default(),
         mode: Mode::Enforce,
         limits: Limits::default(),
-        spent: Spent::default(),
+        spent: vec![],
+        irreversible: 0,
         floor: Floor::default(),
         approved: false,
         flow: None,
         evidence: None,
+        excepted: vec![],
+        grants_required: false,
     })
 }

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::contract::Actor;
 use crate::digest::Sha256;
-use crate::gates::controls::Switch;
+use crate::gates::controls::{Deny, Freeze, Switch};
 use crate::gates::ownership::Agent;
-use crate::names::{RunId, TokenId};
+use crate::names::{AgentName, RunId, TokenId};
 use crate::policy::Source;
 use crate::refusal::Refusal;
 use crate::run::Event;
@@ -117,6 +117,45 @@ pub enum Body {
         /// By whom.
         by: String,
     },
+    /// A deny was added to the denylist.
+    DenyAdded {
+        /// The deny.
+        deny: Box<Deny>,
+    },
+    /// A deny was removed from the denylist.
+    DenyRemoved {
+        /// The deny as it was.
+        deny: Box<Deny>,
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// A freeze was declared.
+    FreezeAdded {
+        /// The freeze.
+        freeze: Box<Freeze>,
+    },
+    /// A freeze was lifted.
+    FreezeLifted {
+        /// The freeze as it was.
+        freeze: Box<Freeze>,
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// A person refilled an agent's irreversibility budget.
+    BudgetRefilled {
+        /// The agent.
+        agent: AgentName,
+        /// The writes that count no more.
+        forgiven: Vec<RunId>,
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: String,
+    },
     /// A configuration and policy became active.
     ConfigActive {
         /// Digest of the configuration.
@@ -215,6 +254,11 @@ impl Body {
             Body::TokenRevoked { .. } => "token.revoked".into(),
             Body::SwitchThrown { .. } => "switch.thrown".into(),
             Body::SwitchLifted { .. } => "switch.lifted".into(),
+            Body::DenyAdded { .. } => "deny.added".into(),
+            Body::DenyRemoved { .. } => "deny.removed".into(),
+            Body::FreezeAdded { .. } => "freeze.added".into(),
+            Body::FreezeLifted { .. } => "freeze.lifted".into(),
+            Body::BudgetRefilled { .. } => "budget.refilled".into(),
             Body::ConfigActive { .. } => "config.active".into(),
             Body::PolicySet { change, .. } => format!("policy.{}", change.word()),
             Body::Labelled { .. } => "labels.read".into(),

@@ -77,6 +77,17 @@ pub enum Risk {
 }
 
 impl Risk {
+    /// All classes, from harmless to final.
+    pub const ALL: [Self; 7] = [
+        Risk::Search,
+        Risk::ScopedRead,
+        Risk::SensitiveRead,
+        Risk::ReversibleWrite,
+        Risk::ExternalEffect,
+        Risk::AdminAction,
+        Risk::Irreversible,
+    ];
+
     /// Whether actions of this class change anything.
     pub const fn writes(self) -> bool {
         !matches!(self, Risk::Search | Risk::ScopedRead | Risk::SensitiveRead)
@@ -97,6 +108,10 @@ impl Risk {
 }
 
 impl Verb {
+    /// All verbs.
+    pub const ALL: [Self; 7] =
+        [Verb::Search, Verb::Read, Verb::Create, Verb::Update, Verb::Delete, Verb::Administer, Verb::Undo];
+
     /// The word used in policy and output.
     pub const fn word(self) -> &'static str {
         match self {

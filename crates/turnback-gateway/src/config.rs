@@ -10,7 +10,9 @@
 //! overlap, because the way back of one would be inside the other.
 
 mod context;
+mod controls;
 mod error;
+mod limits;
 mod raw;
 mod read;
 #[cfg(test)]
@@ -28,7 +30,7 @@ use serde_spanned::Spanned;
 use turnback_core::contract::Assignment;
 use turnback_core::digest::Sha256;
 use turnback_core::gates::blast_radius::Limits;
-use turnback_core::gates::controls::Freeze;
+use turnback_core::gates::controls::{Deny, Freeze};
 use turnback_core::gates::recoverability::Floor;
 use turnback_core::gates::release::Mode;
 use turnback_core::names::{AgentName, EnvironmentName, ResourceName};
@@ -65,7 +67,7 @@ pub struct Config {
     pub environments: BTreeMap<EnvironmentName, Mode>,
     /// Everything agents can act on, by name.
     pub resources: BTreeMap<ResourceName, Resource>,
-    /// Limits of one action and the budget of one agent. Absent in the file means no limit.
+    /// Limits of one action, and budgets of many. Absent in the file means no limit.
     pub limits: Limits,
     /// How long one read or one staging may take. Longer is refused. Default: 30 seconds.
     pub time: Duration,
@@ -73,6 +75,10 @@ pub struct Config {
     pub floor: Floor,
     /// Change freezes, active or not.
     pub freezes: Vec<Freeze>,
+    /// The denylist.
+    pub denies: Vec<Deny>,
+    /// Agents do only what they were granted. Default: they need no grant.
+    pub grants_required: bool,
     /// A Cedar file, or a folder of them. Default: `policies` beside the file.
     pub policy: PathBuf,
     /// Decisions others enforce; absent means that nobody may ask for any but about itself.
@@ -271,9 +277,11 @@ impl Config {
         let listen = reader.listen(raw.listen)?;
         let half_a_minute = SignedDuration::from_secs(30);
         let time = reader.duration_or(raw.limits.time.as_ref(), half_a_minute, "how long one action may take")?;
-        let limits = reader.limits(raw.limits)?;
+        let known = read::Known { environments: &environments, resources: &resources };
+        let limits = reader.limits(raw.limits, raw.budget, raw.measure, &known)?;
         let floor = reader.floor(raw.recoverability)?;
-        let freezes = reader.freezes(raw.freeze, &environments)?;
+        let freezes = reader.freezes(raw.freeze, &known)?;
+        let denies = reader.denies(raw.deny, &known)?;
         let access = raw
             .access
             .map(|access| Access { path: reader.path_or(access.path.as_ref(), "access"), callers: access.callers });
@@ -293,6 +301,8 @@ impl Config {
             time: time.unsigned_abs(),
             floor,
             freezes,
+            denies,
+            grants_required: raw.grants.required,
             policy,
             access,
             approvals_expire,

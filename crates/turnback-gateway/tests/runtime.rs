@@ -13,7 +13,7 @@ use turnback_core::names::AgentName;
 use turnback_core::policy::Policy;
 use turnback_core::refusal::Code;
 use turnback_core::run::Event;
-use turnback_gateway::desk::{Answer, Call, Desk as _};
+use turnback_gateway::desk::{Answer, Call, Caller, Desk as _};
 use turnback_gateway::operator::protocol::{Reply, Request, UndoWhat};
 
 #[tokio::test]
@@ -286,6 +286,69 @@ async fn budgets_hold_under_parallel_calls() {
     assert!(refused(node.sql("delete from orders where id = 20").await).0.message.contains("budget"));
     place.pass(601);
     done(node.sql("delete from orders where id = 20").await);
+}
+
+/// Ten folders, so that nothing but the books stands between calls on different ones; four agents of two owners.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_hundred_parallel_calls_never_exceed_a_budget_by_one() {
+    let folders: String = (0..10)
+        .map(|n| format!("[resources.f{n}]\nkind = \"files\"\nroot = \"f{n}\"\nenvironment = \"test\"\n"))
+        .collect();
+    let budgets = "[[budget]]\nper = \"everything\"\nwindow = \"10m\"\nactions = 43\n\
+                   [[budget]]\nper = \"owner\"\nwindow = \"10m\"\nfiles = 31\n\
+                   [[budget]]\nwindow = \"10m\"\nactions = 17\n\
+                   [[budget]]\nper = \"resource\"\nwindow = \"10m\"\nbytes = 7\n";
+    let place = Place::with(&CONFIG.replace("[policy]", &format!("{folders}{budgets}[policy]")));
+    for n in 0..10 {
+        std::fs::create_dir(place.path(&format!("f{n}"))).unwrap();
+    }
+    // Rules that take a while: the longer a decision takes, the more others fall between reading and reserving
+    // when these are two steps.
+    let rule = |n: usize| {
+        format!("forbid (principal, action, resource is Files) when {{ context.place like \"*{n}*a*b\" }};\n")
+    };
+    std::fs::write(place.path("policies/slow.cedar"), (0..300).map(rule).collect::<String>()).unwrap();
+    let node = place.start().await;
+    let agents = [("coder", "anna"), ("cleaner", "anna"), ("sweeper", "ben"), ("reader", "ben")];
+    for (name, owner) in agents {
+        let add = Request::AgentAdd { name: AgentName::new(name).unwrap(), owner: owner.into() };
+        assert_eq!(node.operate(add).await, Reply::Done);
+    }
+    let calls: Vec<_> = (0..200)
+        .map(|n: usize| {
+            let runtime = node.runtime.clone();
+            let agent = agents[n % 4].0;
+            let caller = Caller { agent: AgentName::new(agent).unwrap(), ..node.caller.clone() };
+            let arguments = json!({ "path": format!("{n}.txt"), "content": "x" }).to_string().into_bytes();
+            let tool = format!("f{}__write_file", n % 10);
+            let call = Call { caller, tool, arguments, statement: None, trace: None };
+            tokio::spawn(async move { (n, runtime.call(call).await) })
+        })
+        .collect();
+    let mut done = Vec::new();
+    for call in calls {
+        if let (n, Answer::Done { .. }) = call.await.unwrap() {
+            done.push(n);
+        }
+    }
+    let count = |wanted: &dyn Fn(usize) -> bool| done.iter().filter(|n| wanted(**n)).count();
+    // All of what everybody may do together is used up, to the last; no other budget is exceeded.
+    assert_eq!(done.len(), 43);
+    for agent in 0..4 {
+        assert!(count(&|n| n % 4 == agent) <= 17, "{done:?}");
+    }
+    assert!(count(&|n| n % 4 < 2) <= 31 && count(&|n| n % 4 >= 2) <= 31, "{done:?}");
+    for folder in 0..10 {
+        assert!(count(&|n| n % 10 == folder) <= 7, "{done:?}");
+    }
+    let files: usize = (0..10).map(|n| std::fs::read_dir(place.path(&format!("f{n}"))).unwrap().count()).sum();
+    assert_eq!(files, 43);
+    // Nothing that was refused is still held, and nothing that was done is forgotten.
+    let Reply::Budgets(before) = node.operate(Request::Budgets).await else { panic!("no budgets") };
+    assert_eq!(before.iter().find(|b| b.per == "everything").unwrap().amounts["write actions"], (43, 43));
+    node.stop().await;
+    let node = place.start().await;
+    assert_eq!(node.operate(Request::Budgets).await, Reply::Budgets(before));
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ fn question() -> Question {
         asked: at(0),
         expires: at(600),
         approvers: vec![],
+        exceptions: vec![],
+        only_exceptions: false,
     }
 }
 

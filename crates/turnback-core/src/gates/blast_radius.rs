@@ -1,71 +1,27 @@
-//! `blast_radius`: the measured effect against limits per action and against the agent's budget.
+//! `blast_radius`: the measured effect against limits per action and against budgets.
 //!
-//! Individually authorised, collectively catastrophic is a deny: the budget counts what an agent did
-//! inside a sliding window, what it is doing at this moment included.
+//! Individually authorised, collectively catastrophic is a deny: a budget counts what was done inside a
+//! sliding window, what is being done at this moment included. Everything exceeded is named.
 
-use jiff::SignedDuration;
-use serde::{Deserialize, Serialize};
+mod limits;
+mod measure;
 
 use super::Facts;
 use crate::decision::{Ruling, Verdict};
+use crate::text::visible;
+
+pub(in crate::gates) use limits::one_or_many;
+pub use limits::{Budget, Caps, Limits, Per, Scoped, Spent};
+pub use measure::{Amounts, Counted, DECIMALS, DECIMALS_MOST, Measure, amounts};
 
 /// This gate's name.
 pub const NAME: &str = "blast_radius";
 
-/// The most one action may do, and the budget of one agent. `None` means no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Rows inserted, updated and deleted by one action.
-    pub rows: Option<u64>,
-    /// Rows, files and directories deleted by one action.
-    pub deletions: Option<u64>,
-    /// Files and directories created, changed and deleted by one action.
-    pub files: Option<u64>,
-    /// Bytes of content touched by one action.
-    pub bytes: Option<u64>,
-    /// The sliding budget of one agent.
-    pub budget: Option<Budget>,
-}
-
-/// How much one agent may do inside a sliding window.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Budget {
-    /// Length of the window.
-    pub window: SignedDuration,
-    /// Write actions inside it.
-    pub actions: Option<u64>,
-    /// Rows, files and directories deleted inside it.
-    pub deletions: Option<u64>,
-    /// Rows touched inside it.
-    pub rows: Option<u64>,
-}
-
-/// What counts against a budget.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spent {
-    /// Write actions.
-    pub actions: u64,
-    /// Rows, files and directories deleted.
-    pub deletions: u64,
-    /// Rows touched.
-    pub rows: u64,
-}
-
-impl Spent {
-    /// Both together.
-    #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
-        Self {
-            actions: self.actions.saturating_add(other.actions),
-            deletions: self.deletions.saturating_add(other.deletions),
-            rows: self.rows.saturating_add(other.rows),
-        }
-    }
-
-    /// What one action with this measured size costs.
-    pub fn of(blast: &crate::effect::Blast) -> Self {
-        Self { actions: 1, deletions: blast.deletions(), rows: blast.rows_total() }
-    }
+/// One thing that is too large: what, why, and what would be acceptable.
+struct Exceeded {
+    rule: String,
+    reason: String,
+    next: String,
 }
 
 /// Asks whether the effect is small enough, alone and together with what went before.
@@ -78,45 +34,88 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         return Verdict::new(NAME, Ruling::Allow, "limits govern agents");
     }
     let blast = &measured.effect.blast;
-    let limits = facts.limits;
-    for (what, size, limit) in [
-        ("rows touched", blast.rows_total(), limits.rows),
-        ("deletions", blast.deletions(), limits.deletions),
-        ("files touched", blast.files_total(), limits.files),
-        ("bytes touched", blast.bytes, limits.bytes),
-    ] {
-        if let Some(limit) = limit.filter(|limit| size > *limit) {
-            return Verdict::new(NAME, Ruling::Deny, format!("{size} {what} by one action, the limit is {limit}"))
-                .rule(format!("limit {what}"))
-                .next(format!("narrow it to at most {limit} {what}"));
+    match amounts(facts.contract, &facts.limits.measures) {
+        Err(why) => return Verdict::new(NAME, Ruling::Deny, format!("not measurable: {why}")).rule("measure"),
+        Ok(amounts) if (amounts.money, amounts.recipients) != (blast.money, blast.recipients) => {
+            return Verdict::new(NAME, Ruling::Deny, "money and recipients were not measured").rule("measure");
         }
+        Ok(_) => {}
     }
-    let Some(budget) = &limits.budget else {
-        return Verdict::new(NAME, Ruling::Allow, "within the limits of one action; no budget is set");
+    let cost = Spent::of(blast);
+    let mut exceeded = Vec::new();
+    action(&facts.limits.action, "", cost, facts, &mut exceeded);
+    for scoped in facts.limits.scoped.iter().filter(|s| s.of.covers(facts.contract, facts.agent)) {
+        action(&scoped.caps, &format!(" of {}", scoped.of), cost, facts, &mut exceeded);
+    }
+    // Each sum beside its budget. One that is missing was not read.
+    if facts.spent.len() != facts.limits.budgets.len() {
+        return Verdict::new(NAME, Ruling::Deny, "what was spent of the budgets is not known");
+    }
+    for (budget, spent) in facts.limits.budgets.iter().zip(facts.spent) {
+        sum(budget, *spent, cost, facts, &mut exceeded);
+    }
+    if exceeded.is_empty() {
+        let says = if facts.limits.budgets.is_empty() {
+            "within the limits of one action; no budget is set"
+        } else {
+            "within the limits of one action and the budgets"
+        };
+        return Verdict::new(NAME, Ruling::Allow, says);
+    }
+    let reasons: Vec<_> = exceeded.iter().map(|e| e.reason.as_str()).collect();
+    let nexts: Vec<_> = exceeded.iter().map(|e| e.next.as_str()).collect();
+    let verdict = Verdict::new(NAME, Ruling::Deny, reasons.join("; ")).next(nexts.join("; "));
+    exceeded.iter().fold(verdict, |verdict, e| verdict.rule(&*e.rule))
+}
+
+/// Holds one action against its limits.
+fn action(caps: &Caps, of: &str, cost: Spent, facts: &Facts<'_>, exceeded: &mut Vec<Exceeded>) {
+    let over = |what: &str, size: u64, limit: u64| Exceeded {
+        rule: format!("limit {what}{of}"),
+        reason: format!("{size} {what} by one action, the limit{of} is {limit}"),
+        next: format!("narrow it to at most {limit} {what}"),
     };
-    let total = facts.spent.plus(Spent::of(blast));
-    for (what, spent, total, limit) in [
-        ("write actions", facts.spent.actions, total.actions, budget.actions),
-        ("deletions", facts.spent.deletions, total.deletions, budget.deletions),
-        ("rows touched", facts.spent.rows, total.rows, budget.rows),
-    ] {
-        if let Some(limit) = limit.filter(|limit| total > *limit) {
-            let seconds = budget.window.as_secs();
-            return Verdict::new(
-                NAME,
-                Ruling::Deny,
-                format!("budget used up: {spent} {what} in the last {seconds} s, this one would make {total}, the budget is {limit}"),
-            )
-            .rule(format!("budget {what}"))
-            .next(format!("wait until older actions leave the window of {seconds} s, or ask an operator"));
+    for (what, size, limit) in caps.beside(cost) {
+        if let Some(limit) = limit.filter(|limit| size > *limit) {
+            exceeded.push(over(what, size, limit));
         }
     }
-    Verdict::new(NAME, Ruling::Allow, "within the limits of one action and the agent's budget")
+    let rows = facts.measured.map(|m| &m.effect.blast.rows);
+    for (table, limit) in &caps.tables {
+        let same = rows.into_iter().flatten().filter(|(name, _)| name.eq_ignore_ascii_case(table));
+        let size = same.fold(0u64, |sum, (_, rows)| sum.saturating_add(rows.total()));
+        if size > *limit {
+            exceeded.push(over(&format!("rows of table `{}`", visible(table)), size, *limit));
+        }
+    }
+}
+
+/// Holds one action and what went before against a budget.
+fn sum(budget: &Budget, spent: Spent, cost: Spent, facts: &Facts<'_>, exceeded: &mut Vec<Exceeded>) {
+    let of = match budget.per {
+        Per::Agent => String::new(),
+        Per::Everything => " of everything".to_owned(),
+        per => format!(" of {} `{}`", per.word(), visible(&per.of(facts.contract, facts.agent))),
+    };
+    let seconds = budget.window.as_secs();
+    for ((what, spent, _), (_, total, limit)) in budget.beside(spent).zip(budget.beside(spent.plus(cost))) {
+        if let Some(limit) = limit.filter(|limit| total > *limit) {
+            exceeded.push(Exceeded {
+                rule: format!("budget{of} {what}"),
+                reason: format!(
+                    "budget{of} used up: {spent} {what} in the last {seconds} s, this one would make {total}, the budget is {limit}"
+                ),
+                next: format!("wait until older actions leave the window of {seconds} s, or ask an operator"),
+            });
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use jiff::SignedDuration;
 
     use super::*;
     use crate::contract::Actor;
@@ -126,14 +125,19 @@ mod tests {
     fn judged(blast: Blast, limits: Limits, spent: Spent) -> Verdict {
         let mut world = World::new("", "shop__execute");
         world.measurement = Some(measurement(blast, "x"));
+        world.spent = vec![spent; limits.budgets.len()];
         world.limits = limits;
-        world.spent = spent;
         judge(&world.facts())
     }
 
     fn budget(actions: Option<u64>, deletions: Option<u64>, rows: Option<u64>) -> Limits {
-        let window = SignedDuration::from_secs(600);
-        Limits { budget: Some(Budget { window, actions, deletions, rows }), ..Limits::default() }
+        let most = Caps { deletions, rows, ..Caps::default() };
+        let budget = Budget { per: Per::Agent, window: SignedDuration::from_secs(600), actions, most };
+        Limits { budgets: vec![budget], ..Limits::default() }
+    }
+
+    fn per_action(action: Caps) -> Limits {
+        Limits { action, ..Limits::default() }
     }
 
     #[test]
@@ -150,17 +154,27 @@ mod tests {
             files_changed: 5,
             files_deleted: 6,
             bytes: 7,
+            ..Blast::default()
         };
-        type Limit = fn(u64) -> Limits;
-        let limits: [(&str, u64, Limit); 4] = [
-            ("rows touched", 6, |n| Limits { rows: Some(n), ..Limits::default() }),
-            ("deletions", 9, |n| Limits { deletions: Some(n), ..Limits::default() }),
-            ("files touched", 15, |n| Limits { files: Some(n), ..Limits::default() }),
-            ("bytes touched", 7, |n| Limits { bytes: Some(n), ..Limits::default() }),
+        type Limit = fn(u64) -> Caps;
+        let limits: [(&str, u64, Limit); 5] = [
+            ("rows touched", 6, |n| Caps { rows: Some(n), ..Caps::default() }),
+            ("deletions", 9, |n| Caps { deletions: Some(n), ..Caps::default() }),
+            ("files touched", 15, |n| Caps { files: Some(n), ..Caps::default() }),
+            ("bytes touched", 7, |n| Caps { bytes: Some(n), ..Caps::default() }),
+            // Capitals are not told apart.
+            ("rows of table `A`", 6, |n| Caps {
+                tables: [("A".to_owned(), n), ("b".to_owned(), 0)].into(),
+                ..Caps::default()
+            }),
         ];
         for (what, size, limit) in limits {
-            assert_eq!(judged(mixed.clone(), limit(size), Spent::default()).ruling, Ruling::Allow, "{what}");
-            let over = judged(mixed.clone(), limit(size - 1), Spent::default());
+            assert_eq!(
+                judged(mixed.clone(), per_action(limit(size)), Spent::default()).ruling,
+                Ruling::Allow,
+                "{what}"
+            );
+            let over = judged(mixed.clone(), per_action(limit(size - 1)), Spent::default());
             assert_eq!(over.ruling, Ruling::Deny, "{what}");
             assert!(over.reason.contains(&format!("{size} {what}")), "{}", over.reason);
             assert_eq!(over.rules, [format!("limit {what}")]);
@@ -190,7 +204,7 @@ mod tests {
 
     #[test]
     fn each_budget_counts_its_own() {
-        let spent = Spent { actions: 9, deletions: 9, rows: 9 };
+        let spent = Spent { actions: 9, deletions: 9, rows: 9, ..Spent::default() };
         for (limits, ruling) in [
             (budget(Some(10), None, None), Ruling::Allow),
             (budget(Some(9), None, None), Ruling::Deny),
@@ -203,7 +217,7 @@ mod tests {
             assert_eq!(judged(blast(3), limits.clone(), spent).ruling, ruling, "{limits:?}");
         }
         // A sum over the end of the scale is over every budget.
-        let full = Spent { actions: 0, deletions: u64::MAX, rows: 0 };
+        let full = Spent { deletions: u64::MAX, ..Spent::default() };
         assert_eq!(judged(blast(3), budget(None, Some(u64::MAX - 1), None), full).ruling, Ruling::Deny);
     }
 
@@ -211,11 +225,85 @@ mod tests {
     fn an_approval_does_not_lift_limits_and_people_have_none() {
         let mut world = World::new("", "shop__execute");
         world.measurement = Some(measurement(blast(3), "x"));
-        world.limits = Limits { rows: Some(2), ..Limits::default() };
+        world.limits = per_action(Caps { rows: Some(2), ..Caps::default() });
         world.approved = true;
         assert_eq!(judge(&world.facts()).ruling, Ruling::Deny);
         world.contract.actor = Actor::Turnback;
         assert_eq!(judge(&world.facts()).ruling, Ruling::Allow);
+    }
+
+    #[test]
+    fn the_strictest_limit_counts_and_all_that_are_exceeded_are_named() {
+        let scoped = |kind: &str, name: &str, rows| Scoped {
+            of: serde_json::from_value(serde_json::json!({ "kind": kind, "name": name })).unwrap(),
+            caps: Caps { rows: Some(rows), ..Caps::default() },
+        };
+        let limits = Limits {
+            action: Caps { rows: Some(100), deletions: Some(1), ..Caps::default() },
+            scoped: vec![
+                scoped("agent", "coder", 2),
+                scoped("agent", "other", 0),
+                scoped("owner", "anna", 2),
+                scoped("owner", "ben", 0),
+                scoped("resource", "shop", 2),
+                scoped("tool", "shop__execute", 2),
+                scoped("tool", "shop__query", 0),
+                scoped("environment", "production", 3),
+            ],
+            ..Limits::default()
+        };
+        let verdict = judged(blast(3), limits, Spent::default());
+        let rules = [
+            "deletions",
+            "rows touched of agent `coder`",
+            "rows touched of owner `anna`",
+            "rows touched of resource `shop`",
+            "rows touched of tool `shop__execute`",
+        ];
+        assert_eq!(verdict.rules, rules.map(|rule| format!("limit {rule}")));
+        assert!(verdict.reason.contains("3 rows touched by one action, the limit of owner `anna` is 2"), "{verdict:?}");
+    }
+
+    #[test]
+    fn budgets_that_were_not_read_and_amounts_that_were_not_measured_deny() {
+        let mut world = World::new("", "shop__execute");
+        world.measurement = Some(measurement(blast(1), "x"));
+        world.limits = budget(Some(9), None, None);
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Deny);
+        world.limits = Limits {
+            measures: vec![Measure {
+                tool: world.contract.tool.clone(),
+                kind: Counted::Money { decimals: 2 },
+                field: "/amount".into(),
+            }],
+            ..per_action(Caps { money: Some(1999), ..Caps::default() })
+        };
+        assert!(judge(&world.facts()).reason.contains("`/amount` of `shop__execute` is missing"));
+        world.contract.arguments = serde_json::json!({ "amount": 19.99 });
+        assert!(judge(&world.facts()).reason.contains("not measured"), "what is judged is what is counted later");
+        let measured = |world: &mut World, money| {
+            let blast = Blast { money, ..blast(1) };
+            world.measurement = Some(measurement(blast, "x"));
+        };
+        measured(&mut world, 1999);
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Allow);
+        world.contract.arguments = serde_json::json!({ "amount": 20 });
+        measured(&mut world, 2000);
+        let verdict = judge(&world.facts());
+        assert!(verdict.reason.contains("2000 of money (minor units) by one action, the limit is 1999"), "{verdict:?}");
+    }
+
+    #[test]
+    fn limits_and_sums_of_earlier_records_are_read() {
+        let old = r#"{"rows":5,"deletions":null,"files":null,"bytes":null,"budget":{"window":"PT10M","actions":1,"deletions":7,"rows":null}}"#;
+        let read: Limits = serde_json::from_str(old).unwrap();
+        let most = Caps { deletions: Some(7), ..Caps::default() };
+        let window = SignedDuration::from_mins(10);
+        let budgets = vec![Budget { per: Per::Agent, window, actions: Some(1), most }];
+        assert_eq!(read, Limits { action: Caps { rows: Some(5), ..Caps::default() }, budgets, ..Limits::default() });
+        assert_eq!(serde_json::from_str::<Limits>(&serde_json::to_string(&read).unwrap()).unwrap(), read);
+        let none = r#"{"rows":null,"deletions":null,"files":null,"bytes":null,"budget":null}"#;
+        assert_eq!(serde_json::from_str::<Limits>(none).unwrap(), Limits::default());
     }
 
     proptest! {
@@ -224,8 +312,9 @@ mod tests {
         /// More done, or more done before, never turns a deny into an allow.
         #[test]
         fn more_never_allows_more(rows in 0..100u64, more in 0..100u64, before in 0..100u64, limit in 0..200u64) {
-            let limits = Limits { rows: Some(limit), ..budget(None, Some(limit), None) };
-            let spent = |n| Spent { actions: 1, deletions: n, rows: n };
+            let action = Caps { rows: Some(limit), ..Caps::default() };
+            let limits = Limits { action, ..budget(None, Some(limit), None) };
+            let spent = |n| Spent { actions: 1, deletions: n, rows: n, ..Spent::default() };
             let base = judged(blast(rows), limits.clone(), spent(before)).ruling;
             let larger = judged(blast(rows + more), limits.clone(), spent(before)).ruling;
             prop_assert!(larger >= base);

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 
-use super::blast_radius::{Budget, Limits, Spent};
+use super::blast_radius::{Budget, Caps, Limits, Per, Spent};
 use super::controls::{Controls, Freeze, Scope, Switch};
 use super::recoverability::Floor;
 use super::release::Mode;
@@ -95,21 +95,24 @@ impl Case {
             from: None,
             until: None,
             measure: self.freeze == 2,
+            ..Freeze::default()
         };
         world.controls = Controls {
             switches: self.switch.then_some(switch).into_iter().collect(),
             freezes: (self.freeze > 0).then_some(freeze).into_iter().collect(),
+            denies: Vec::new(),
         };
         world.mode = self.mode;
         world.approved = self.approved;
         let budget = self.budget.map(|deletions| Budget {
+            per: Per::Agent,
             window: jiff::SignedDuration::from_hours(1),
             actions: None,
-            deletions: Some(deletions),
-            rows: None,
+            most: Caps { deletions: Some(deletions), ..Caps::default() },
         });
-        world.limits = Limits { deletions: self.most, budget, ..Limits::default() };
-        world.spent = Spent { deletions: self.spent, ..Spent::default() };
+        let action = Caps { deletions: self.most, ..Caps::default() };
+        world.limits = Limits { action, budgets: budget.into_iter().collect(), ..Limits::default() };
+        world.spent = vec![Spent { deletions: self.spent, ..Spent::default() }; world.limits.budgets.len()];
         world.floor = Floor { level: self.floor, ..Floor::default() };
         let mut found = measurement(blast(self.deleted), "x");
         let footprint = Footprint { completeness: Completeness::Closed, ..found.plan.footprint.clone() };

@@ -9,6 +9,7 @@ pub mod blast_radius;
 pub mod controls;
 pub mod evidence;
 pub mod flow;
+pub mod grants;
 pub mod ownership;
 pub mod recoverability;
 pub mod release;
@@ -57,8 +58,11 @@ pub struct Facts<'a> {
     pub policy: &'a Policy,
     /// Limits per action and the agent's budget.
     pub limits: &'a Limits,
-    /// What the agent spent of its budget inside the window, reservations of running actions included.
-    pub spent: Spent,
+    /// What was spent of each budget of the limits inside its window, reservations of running actions
+    /// included, the action's own not.
+    pub spent: &'a [Spent],
+    /// Writes without a way back the agent did since a person last refilled its budget for them.
+    pub irreversible: u64,
     /// What the way back must at least be.
     pub floor: &'a Floor,
     /// A person approved exactly this action and effect.
@@ -67,6 +71,10 @@ pub struct Facts<'a> {
     pub flow: Option<&'a Flow>,
     /// What the write rests on, when a rule asks for it.
     pub evidence: Option<&'a Evidence>,
+    /// The freezes from which a person excepted exactly this action and effect.
+    pub excepted: &'a [String],
+    /// An agent does only what it was granted.
+    pub grants_required: bool,
     /// Present in the second phase.
     pub measured: Option<Measured<'a>>,
 }
@@ -89,12 +97,22 @@ pub struct Circumstances {
     pub mode: Mode,
     /// Limits and budget.
     pub limits: Limits,
-    /// What of the budget was spent.
-    pub spent: Spent,
+    /// What of each budget was spent.
+    #[serde(deserialize_with = "blast_radius::one_or_many")]
+    pub spent: Vec<Spent>,
+    /// Writes without a way back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub irreversible: u64,
     /// The floor of the way back.
     pub floor: Floor,
     /// A person had approved.
     pub approved: bool,
+    /// The freezes a person had excepted it from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excepted: Vec<String>,
+    /// Grants were required.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grants_required: bool,
     /// What was read before and what was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow: Option<Flow>,
@@ -103,9 +121,14 @@ pub struct Circumstances {
     pub evidence: Option<Evidence>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 impl Circumstances {
     /// The facts they stand for, to decide again.
-    pub const fn facts<'a>(
+    pub fn facts<'a>(
         &'a self,
         contract: &'a Contract,
         policy: &'a Policy,
@@ -120,11 +143,15 @@ impl Circumstances {
             mode: self.mode,
             policy,
             limits: &self.limits,
-            spent: self.spent,
+            // Records of earlier versions name a sum where there was no budget.
+            spent: self.spent.get(..self.limits.budgets.len()).unwrap_or(&self.spent),
+            irreversible: self.irreversible,
             floor: &self.floor,
             approved: self.approved,
             flow: self.flow.as_ref(),
             evidence: self.evidence.as_ref(),
+            excepted: &self.excepted,
+            grants_required: self.grants_required,
             measured,
         }
     }
@@ -140,11 +167,14 @@ impl Facts<'_> {
             controls: self.controls.clone(),
             mode: self.mode,
             limits: self.limits.clone(),
-            spent: self.spent,
+            spent: self.spent.to_vec(),
+            irreversible: self.irreversible,
             floor: self.floor.clone(),
             approved: self.approved,
             flow: self.flow.cloned(),
             evidence: self.evidence.cloned(),
+            excepted: self.excepted.to_vec(),
+            grants_required: self.grants_required,
         }
     }
 }
@@ -165,6 +195,7 @@ pub struct Gate {
 /// does not depend on it.
 pub const GATES: &[Gate] = &[
     Gate { name: ownership::NAME, before: true, after: false, judge: ownership::judge },
+    Gate { name: grants::NAME, before: true, after: false, judge: grants::judge },
     Gate { name: controls::NAME, before: true, after: true, judge: controls::judge },
     Gate { name: release::NAME, before: true, after: false, judge: release::judge },
     Gate { name: authorization::NAME, before: true, after: true, judge: authorization::judge },

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Facts;
+use super::grants::Grant;
 use crate::contract::Actor;
 use crate::decision::{Ruling, Verdict};
 use crate::names::AgentName;
@@ -20,6 +21,9 @@ pub struct Agent {
     /// Why it was suspended, while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<String>,
+    /// What it was granted, run out or not. Asked where grants are required.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
 }
 
 /// Asks who answers for the actor.
@@ -39,6 +43,10 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
             }
             None if agent.owner.trim().is_empty() => {
                 Verdict::new(NAME, Ruling::Deny, format!("agent `{name}` has no human owner"))
+            }
+            None if facts.contract.on_behalf_of.as_deref() == Some(name.as_str()) => {
+                Verdict::new(NAME, Ruling::Deny, format!("agent `{name}` claims to act for a user of its own name"))
+                    .next(format!("an operator makes a token for the person it acts for: turnback token new {name}"))
             }
             None => Verdict::new(NAME, Ruling::Allow, format!("owned by {}", crate::text::visible(&agent.owner))),
         },
@@ -69,6 +77,15 @@ mod tests {
             let verdict = judged(wrong);
             assert_eq!(verdict.ruling, Ruling::Deny);
             assert!(verdict.reason.contains(says), "{}", verdict.reason);
+        }
+    }
+
+    #[test]
+    fn an_agent_is_not_the_user_it_acts_for() {
+        let mut world = World::new("", "shop__query");
+        for (user, ruling) in [("coder", Ruling::Deny), ("anna", Ruling::Allow), ("ben", Ruling::Allow)] {
+            world.contract.on_behalf_of = Some(user.into());
+            assert_eq!(judge(&world.facts()).ruling, ruling, "{user}");
         }
     }
 

@@ -4,10 +4,11 @@
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::Facts;
-use crate::contract::Actor;
+use super::{Facts, Measured};
+use crate::contract::{Actor, Contract};
 use crate::decision::{Ruling, Verdict};
 use crate::rollback::Level;
+use crate::tool::Risk;
 
 /// This gate's name.
 pub const NAME: &str = "recoverability";
@@ -19,13 +20,24 @@ pub struct Floor {
     pub level: Level,
     /// The shortest window: detection plus undo time.
     pub window: SignedDuration,
+    /// How many writes without a way back ([`irreversible`]) one agent may do in all, approved or not.
+    /// Only a person refills it. `None` means no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub irreversible: Option<u64>,
 }
 
 impl Default for Floor {
     /// Level 4 and one hour.
     fn default() -> Self {
-        Self { level: Level::Snapshotted, window: SignedDuration::from_hours(1) }
+        Self { level: Level::Snapshotted, window: SignedDuration::from_hours(1), irreversible: None }
     }
+}
+
+/// Whether Turnback could not take this write back by itself for sure: its way back is below level 4, or
+/// its tool is of the irreversible class.
+pub fn irreversible(contract: &Contract, measured: Measured<'_>) -> bool {
+    let nothing = measured.effect.blast.is_empty() && measured.plan.residue.is_empty();
+    contract.risk == Risk::Irreversible || (!nothing && measured.plan.level() < Level::Snapshotted)
 }
 
 /// Asks whether the way back is good enough to go without a person.
@@ -40,6 +52,22 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     // had a way back claims none instead of one that is over.
     if let Some(closes) = plan.window.closes.filter(|closes| *closes <= facts.now) {
         return Verdict::new(NAME, Ruling::Deny, format!("the way back closed at {closes}"));
+    }
+    // Also after an approval: many small yeses must not add up to what nobody would have agreed to.
+    if let (Some(limit), Some(agent)) = (facts.floor.irreversible, facts.contract.actor.agent())
+        && irreversible(facts.contract, measured)
+        && facts.irreversible >= limit
+    {
+        let spent = facts.irreversible;
+        return Verdict::new(
+            NAME,
+            Ruling::Deny,
+            format!(
+                "irreversibility budget used up: {spent} writes without a way back, the budget is {limit}; {reached}"
+            ),
+        )
+        .rule("budget irreversible")
+        .next(format!("a person refills it: turnback budget refill {agent} --reason \"...\""));
     }
     if facts.approved {
         return Verdict::new(NAME, Ruling::Allow, format!("a person approved; {reached}"));
@@ -125,6 +153,33 @@ mod tests {
         ] {
             assert_eq!(with_level(level, completeness).ruling, ruling, "{level:?} {completeness:?}");
         }
+    }
+
+    #[test]
+    fn writes_without_a_way_back_are_counted_whoever_approves_them() {
+        let judged = |level, spent, limit, approved| {
+            let mut world = World::new("", "shop__execute");
+            let mut measured = measurement(blast(3), "x");
+            measured.plan = RollbackPlan::new(level, "evidence", measured.plan.footprint);
+            world.measurement = Some(measured);
+            (world.irreversible, world.floor.irreversible, world.approved) = (spent, limit, approved);
+            judge(&world.facts()).ruling
+        };
+        for level in [Level::None, Level::Declared, Level::Compensable] {
+            assert_eq!(judged(level, 2, Some(3), true), Ruling::Allow);
+            assert_eq!(judged(level, 3, Some(3), true), Ruling::Deny);
+            assert_eq!(judged(level, 4, Some(3), false), Ruling::Deny);
+            assert_eq!(judged(level, 0, Some(0), true), Ruling::Deny);
+            assert_eq!(judged(level, u64::MAX, None, true), Ruling::Allow);
+        }
+        assert_eq!(judged(Level::Snapshotted, 3, Some(3), false), Ruling::Allow);
+        let mut world = World::new("", "shop__execute");
+        world.contract.risk = Risk::Irreversible;
+        world.measurement = Some(measurement(Blast::default(), "x"));
+        world.floor.irreversible = Some(0);
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Deny, "by its class, whatever was measured");
+        world.contract.actor = Actor::Operator("anna".into());
+        assert_eq!(judge(&world.facts()).ruling, Ruling::Allow, "people have no budget");
     }
 
     #[test]

@@ -30,6 +30,8 @@ impl Minting {
             asked: at(0),
             expires: at(600),
             approvers: vec![],
+            exceptions: vec![],
+            only_exceptions: false,
         };
         Self {
             run: run_id(1),

@@ -20,7 +20,7 @@ use crate::contract::{Actor, Assignment, Contract, Statement, Target};
 use crate::decision::Ruling;
 use crate::digest::{EffectDigest, Sha256};
 use crate::effect::{Blast, Effect, Rows, Touch};
-use crate::gates::blast_radius::{Limits, Spent};
+use crate::gates::blast_radius::Limits;
 use crate::gates::controls::Controls;
 use crate::gates::ownership::Agent;
 use crate::gates::recoverability::Floor;
@@ -174,7 +174,12 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         }
     };
     contract.assignment = Assignment { account: case.account, region: case.region, workflow: case.workflow };
-    let agent = Agent { name: case.agent, owner: case.owner.unwrap_or_else(|| "somebody".to_owned()), suspended: None };
+    let agent = Agent {
+        name: case.agent,
+        owner: case.owner.unwrap_or_else(|| "somebody".to_owned()),
+        suspended: None,
+        grants: Vec::new(),
+    };
     let verdict = policy.judge(&Facts {
         contract: &contract,
         now: jiff::Timestamp::UNIX_EPOCH,
@@ -184,7 +189,10 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         mode: Mode::Enforce,
         policy,
         limits: &Limits::default(),
-        spent: Spent::default(),
+        spent: &[],
+        irreversible: 0,
+        excepted: &[],
+        grants_required: false,
         floor: &Floor::default(),
         approved: case.approved,
         flow: None,

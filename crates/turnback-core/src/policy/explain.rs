@@ -17,6 +17,7 @@ use crate::decision::{Decision, Obligation, Ruling};
 use crate::digest::Sha256;
 use crate::effect::Effect;
 use crate::gates::Circumstances;
+use crate::gates::blast_radius::Per;
 use crate::gates::release::Mode;
 use crate::names::EnvironmentName;
 use crate::rollback::RollbackPlan;
@@ -157,6 +158,7 @@ impl Explanation {
                         Obligation::Approvers { names } => format!("only {} may approve", names.join(", ")),
                         Obligation::SaferForm { form } => format!("only as: {form}"),
                         Obligation::MeasureOnly => "measured, never committed".to_owned(),
+                        Obligation::FreezeException { freeze } => format!("an exception from freeze `{freeze}`"),
                     };
                     let _ = writeln!(out, "  {:width$}  {:9}  {}", "", "", visible(&what));
                 }
@@ -250,12 +252,12 @@ fn facts(recorded: &Recorded<'_>) -> Vec<Fact> {
                 add(name, value.to_string());
             }
         }
-        let spent = circumstances.spent;
-        if circumstances.limits.budget.is_some() {
-            add(
-                "budget spent",
-                format!("{} actions, {} deletions, {} rows", spent.actions, spent.deletions, spent.rows),
-            );
+        for (budget, spent) in circumstances.limits.budgets.iter().zip(&circumstances.spent) {
+            let name = match budget.per {
+                Per::Agent => "budget spent".to_owned(),
+                per => format!("budget of {} spent", per.word()),
+            };
+            add(&name, spent.to_string());
         }
     }
     add("time", circumstances.now.to_string());

@@ -133,6 +133,7 @@ pub enum Ended {
 /// Where a run stands.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "each variant is documented at the struct it holds")]
+#[allow(clippy::large_enum_variant, reason = "one lives per run under way, and the large one is the one that matters")]
 pub enum State {
     Proposed(Proposed),
     Cleared(Cleared),

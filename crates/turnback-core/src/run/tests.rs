@@ -26,6 +26,8 @@ fn question(run: &Run) -> Question {
         asked: at(0),
         expires: at(600),
         approvers: vec![],
+        exceptions: vec![],
+        only_exceptions: false,
     }
 }
 

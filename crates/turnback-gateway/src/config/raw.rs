@@ -12,6 +12,8 @@ use turnback_core::rollback::Bearer;
 use turnback_core::tool::{Kind, Match};
 
 use super::context;
+use super::controls::{RawDeny, RawFreeze};
+use super::limits::{RawBudget, RawGrants, RawLimits, RawMeasure};
 
 type Text = Spanned<String>;
 type Number = Spanned<i64>;
@@ -27,11 +29,19 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) resources: BTreeMap<Spanned<ResourceName>, Resource>,
     #[serde(default)]
-    pub(super) limits: Limits,
+    pub(super) limits: RawLimits,
+    #[serde(default)]
+    pub(super) budget: Vec<Spanned<RawBudget>>,
+    #[serde(default)]
+    pub(super) measure: Vec<RawMeasure>,
+    #[serde(default)]
+    pub(super) grants: RawGrants,
+    #[serde(default)]
+    pub(super) deny: Vec<Spanned<RawDeny>>,
     #[serde(default)]
     pub(super) recoverability: Recoverability,
     #[serde(default)]
-    pub(super) freeze: Vec<Freeze>,
+    pub(super) freeze: Vec<RawFreeze>,
     #[serde(default)]
     pub(super) policy: Policy,
     pub(super) access: Option<Access>,
@@ -111,42 +121,10 @@ pub(super) struct Verify {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Limits {
-    pub(super) rows: Option<Number>,
-    pub(super) deletions: Option<Number>,
-    pub(super) files: Option<Number>,
-    pub(super) bytes: Option<Number>,
-    pub(super) time: Option<Text>,
-    pub(super) budget: Option<Spanned<Budget>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Budget {
-    pub(super) window: Text,
-    pub(super) actions: Option<Number>,
-    pub(super) deletions: Option<Number>,
-    pub(super) rows: Option<Number>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Recoverability {
     pub(super) level: Option<Number>,
     pub(super) window: Option<Text>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Freeze {
-    pub(super) name: Text,
-    pub(super) reason: String,
-    #[serde(default)]
-    pub(super) environments: Vec<Spanned<EnvironmentName>>,
-    pub(super) from: Option<Spanned<toml::Value>>,
-    pub(super) until: Option<Spanned<toml::Value>>,
-    #[serde(default)]
-    pub(super) measure: bool,
+    pub(super) irreversible: Option<Number>,
 }
 
 #[derive(Default, Deserialize)]

@@ -1,18 +1,16 @@
 //! What is written, turned into what is meant. Every complaint names its place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_spanned::Spanned;
 use turnback_core::contract::Assignment;
-use turnback_core::gates::blast_radius::{Budget, Limits};
-use turnback_core::gates::controls::Freeze;
 use turnback_core::gates::recoverability::Floor;
 use turnback_core::gates::release::Mode;
-use turnback_core::names::{EnvironmentName, ResourceName};
+use turnback_core::names::{EnvironmentName, ResourceName, ToolName};
 use turnback_core::rollback::Level;
 use turnback_core::text::visible;
 use turnback_core::tool::Kind;
@@ -47,6 +45,13 @@ pub(super) struct Occupied {
     span: Range<usize>,
     /// Agents can name everything beneath it.
     reach: bool,
+}
+
+/// What else the file names, for names that must be among it.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) environments: &'a BTreeMap<EnvironmentName, Mode>,
+    pub(super) resources: &'a BTreeMap<ResourceName, Resource>,
 }
 
 /// Turns what is written into what is meant.
@@ -215,7 +220,7 @@ impl Reader<'_> {
         Ok((resource, occupied))
     }
 
-    fn known_environment(
+    pub(super) fn known_environment(
         &self,
         name: &Spanned<EnvironmentName>,
         environments: &BTreeMap<EnvironmentName, Mode>,
@@ -230,6 +235,26 @@ impl Reader<'_> {
             format!("use {}, or add [environments.{}] with a mode", known.join(" or "), name.get_ref())
         };
         Err(self.error(name, format!("unknown environment `{}`", name.get_ref()), next))
+    }
+
+    /// A name that is misspelled would stop nothing.
+    pub(super) fn known_resource(&self, name: &Spanned<ResourceName>, known: &Known<'_>) -> Result<(), ConfigError> {
+        if known.resources.contains_key(name.get_ref()) {
+            return Ok(());
+        }
+        let next = format!("correct it, or add [resources.{}]", name.get_ref());
+        Err(self.error(name, format!("unknown resource `{}`", name.get_ref()), next))
+    }
+
+    /// As [`Self::known_resource`], for a tool by the name agents see.
+    pub(super) fn known_tool(&self, name: &Spanned<ToolName>, known: &Known<'_>) -> Result<(), ConfigError> {
+        let (resource, tool) = name.get_ref().split().unwrap_or_default();
+        let found = known.resources.iter().find(|(name, _)| name.as_str() == resource);
+        if found.is_some_and(|(_, found)| registry::specs(found.kind).iter().any(|spec| spec.name == tool)) {
+            return Ok(());
+        }
+        let next = "write <resource>__<tool>, such as db__execute; `turnback policy lint` knows them all";
+        Err(self.error(name, format!("unknown tool `{}`", name.get_ref()), next))
     }
 
     fn probe(
@@ -357,34 +382,6 @@ impl Reader<'_> {
         })
     }
 
-    pub(super) fn limits(&self, raw: raw::Limits) -> Result<Limits, ConfigError> {
-        let budget = match raw.budget {
-            None => None,
-            Some(budget) => {
-                let span = budget.span();
-                let budget = budget.into_inner();
-                let read = Budget {
-                    window: self.duration(&budget.window, "the window of the budget")?,
-                    actions: self.count(budget.actions.as_ref(), "a budget")?,
-                    deletions: self.count(budget.deletions.as_ref(), "a budget")?,
-                    rows: self.count(budget.rows.as_ref(), "a budget")?,
-                };
-                if read.actions.is_none() && read.deletions.is_none() && read.rows.is_none() {
-                    let next = "add `actions`, `deletions` or `rows`, or remove the table";
-                    return Err(self.source.error(span, "this budget limits nothing", next));
-                }
-                Some(read)
-            }
-        };
-        Ok(Limits {
-            rows: self.count(raw.rows.as_ref(), "a limit")?,
-            deletions: self.count(raw.deletions.as_ref(), "a limit")?,
-            files: self.count(raw.files.as_ref(), "a limit")?,
-            bytes: self.count(raw.bytes.as_ref(), "a limit")?,
-            budget,
-        })
-    }
-
     pub(super) fn floor(&self, raw: raw::Recoverability) -> Result<Floor, ConfigError> {
         let default = Floor::default();
         let level = match &raw.level {
@@ -395,56 +392,8 @@ impl Reader<'_> {
             })?,
         };
         let window = self.duration_or(raw.window.as_ref(), default.window, "the shortest window of a way back")?;
-        Ok(Floor { level, window })
-    }
-
-    pub(super) fn freezes(
-        &self,
-        raw: Vec<raw::Freeze>,
-        environments: &BTreeMap<EnvironmentName, Mode>,
-    ) -> Result<Vec<Freeze>, ConfigError> {
-        let mut names = BTreeSet::new();
-        let mut freezes = Vec::new();
-        for freeze in raw {
-            if freeze.name.get_ref().trim().is_empty() {
-                return Err(self.error(&freeze.name, "a freeze needs a name", "name it after its occasion"));
-            }
-            if !names.insert(freeze.name.get_ref().clone()) {
-                let message = format!("two freezes are named `{}`", visible(freeze.name.get_ref()));
-                return Err(self.error(&freeze.name, message, "give each freeze its own name"));
-            }
-            for environment in &freeze.environments {
-                self.known_environment(environment, environments)?;
-            }
-            let from = freeze.from.as_ref().map(|t| self.moment(t)).transpose()?;
-            let until = freeze.until.as_ref().map(|t| self.moment(t)).transpose()?;
-            if let (Some(from), Some(until), Some(at)) = (from, until, &freeze.until)
-                && until <= from
-            {
-                return Err(self.error(at, "this freeze ends before it begins", "let `until` be later than `from`"));
-            }
-            freezes.push(Freeze {
-                name: freeze.name.into_inner(),
-                reason: freeze.reason,
-                environments: freeze.environments.into_iter().map(Spanned::into_inner).collect(),
-                from,
-                until,
-                measure: freeze.measure,
-            });
-        }
-        Ok(freezes)
-    }
-
-    fn moment(&self, value: &Spanned<toml::Value>) -> Result<Timestamp, ConfigError> {
-        let text = match value.get_ref() {
-            toml::Value::String(s) => Some(s.clone()),
-            toml::Value::Datetime(d) => Some(d.to_string()),
-            _ => None,
-        };
-        text.and_then(|text| text.parse().ok()).ok_or_else(|| {
-            let next = "write date, time and offset, such as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00";
-            self.error(value, "this is not a moment in time", next)
-        })
+        let irreversible = self.count(raw.irreversible.as_ref(), "an irreversibility budget")?;
+        Ok(Floor { level, window, irreversible })
     }
 
     /// Upholds `OUT-OF-REACH`.

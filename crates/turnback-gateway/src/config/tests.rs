@@ -120,9 +120,12 @@ fn a_full_file_is_understood() {
     let Check::File { path, exists: true, .. } = &work.verify[0].check else { panic!("a file probe") };
     assert_eq!(path, Path::new("/nowhere/work/index.html"));
     assert_eq!(work.verify[1].timeout, Duration::from_secs(2));
-    assert_eq!((config.limits.rows, config.limits.deletions, config.limits.files), (Some(1000), Some(0), None));
-    assert_eq!(config.limits.budget.as_ref().unwrap().window, SignedDuration::from_mins(10));
-    assert_eq!(config.floor, Floor { level: Level::Proved, window: SignedDuration::from_hours(2) });
+    assert_eq!(
+        (config.limits.action.rows, config.limits.action.deletions, config.limits.action.files),
+        (Some(1000), Some(0), None)
+    );
+    assert_eq!(config.limits.budgets[0].window, SignedDuration::from_mins(10));
+    assert_eq!(config.floor, Floor { level: Level::Proved, window: SignedDuration::from_hours(2), irreversible: None });
     assert_eq!(config.freezes[0].until, Some("2027-01-01T23:00:00Z".parse().unwrap()));
     assert!(config.freezes[0].measure);
     assert_eq!((config.approvals_expire, config.approvals_most), (SignedDuration::from_hours(12), 250));
@@ -202,6 +205,61 @@ fn every_mistake_is_named_with_its_place_and_the_next_step() {
         (
             "[[freeze]]\nname = \"a\"\nreason = \"\"\n[[freeze]]\nname = \"a\"\nreason = \"\"\n",
             "turnback.toml:5:8 two freezes are named `a`",
+        ),
+        // Limits, budgets, measures, denies, windows.
+        ("[limits.tables]\norders = -1\n", "turnback.toml:2:10 a limit cannot be negative"),
+        ("[limits.agents.coder]\nmoney = -1\n", "turnback.toml:2:9 a limit cannot be negative"),
+        ("[limits.resources.db]\nrows = 1\n", "turnback.toml:1:19 unknown resource `db`"),
+        ("[limits.environments.prod]\nrows = 1\n", "turnback.toml:1:22 unknown environment `prod`"),
+        ("[limits]\nrow = 1\n", "turnback.toml:2:1 unknown field `row`"),
+        (
+            "[limits.budget]\nper = \"owner\"\nwindow = \"1h\"\nrows = 1\n",
+            "turnback.toml:2:7 [limits.budget] is each agent's",
+        ),
+        ("[[budget]]\nper = \"team\"\nwindow = \"1h\"\nrows = 1\n", "turnback.toml:2:7 unknown variant `team`"),
+        ("[[budget]]\nwindow = \"-1h\"\nrows = 1\n", "turnback.toml:2:10 the window of the budget: must be longer"),
+        ("[[budget]]\nwindow = \"1h\"\nmoney = -1\n", "turnback.toml:3:9 a budget cannot be negative"),
+        ("[[budget]]\nwindow = \"1h\"\nmoney = 99999999999999999999\n", "turnback.toml:3:9 "),
+        ("[recoverability]\nirreversible = -1\n", "turnback.toml:2:16 an irreversibility budget cannot be negative"),
+        (
+            "[[measure]]\ntool = \"db__execute\"\nkind = \"money\"\nfield = \"/a\"\n",
+            "turnback.toml:2:8 unknown tool `db__execute`",
+        ),
+        ("[[deny]]\nreason = \"no\"\n", "turnback.toml:1:1 this deny does not say what it denies"),
+        ("[[deny]]\nagents = [\"coder\"]\n", "turnback.toml:1:1 missing field `reason`"),
+        ("[[deny]]\nreason = \"no\"\nplaces = [\"a*b\"]\n", "turnback.toml:3:11 `*` stands for any end"),
+        ("[[deny]]\nreason = \"no\"\ntools = [\"db__drop\"]\n", "turnback.toml:3:10 unknown tool `db__drop`"),
+        (
+            "[[deny]]\nreason = \"no\"\nname = \"a\"\nusers = [\"x\"]\n[[deny]]\nreason = \"no\"\nname = \"a\"\nusers = [\"x\"]\n",
+            "turnback.toml:7:8 a deny needs a name of its own",
+        ),
+        (
+            "[[freeze]]\nname = \"a\"\nreason = \"\"\ntimezone = \"Europe/Atlantis\"\n",
+            "turnback.toml:4:12 there is no time zone `Europe/Atlantis`",
+        ),
+        (
+            "[[freeze]]\nname = \"a\"\nreason = \"\"\ndays = [\"fri\"]\n",
+            "turnback.toml:4:8 whose clocks this window goes by is not said",
+        ),
+        (
+            "[[freeze]]\nname = \"a\"\nreason = \"\"\ntimezone = \"UTC\"\ndays = [\"friday\"]\n",
+            "turnback.toml:5:9 unknown variant `friday`",
+        ),
+        (
+            "[[freeze]]\nname = \"a\"\nreason = \"\"\ntimezone = \"UTC\"\ndays = []\n",
+            "turnback.toml:5:8 this window opens on no day",
+        ),
+        (
+            "[[freeze]]\nname = \"a\"\nreason = \"\"\ntimezone = \"UTC\"\nfrom = \"24:00\"\n",
+            "turnback.toml:5:8 this is not a moment in time",
+        ),
+        (
+            "[[freeze]]\nname = \"a\"\nreason = \"\"\ntimezone = \"UTC\"\ndays = [\"fri\"]\nfrom = 2026-12-24\n",
+            "turnback.toml:6:8 a weekly window has times of day",
+        ),
+        (
+            "[[freeze]]\nname = \"a\"\nreason = \"\"\nexceptions = [{}]\n",
+            "turnback.toml:4:15 this exception does not say whom it excepts",
         ),
         (
             "[journal]\ncheckpoint_every = \"0s\"\n",
@@ -413,5 +471,43 @@ fn no_cut_and_no_flip_of_a_file_stops_the_program() {
         for with in ["\u{202e}", "-", "\"", "[", "\n"] {
             check(&format!("{}{with}{}", &GOOD[..at], &GOOD[at + 1..]));
         }
+    }
+}
+
+#[test]
+fn limits_budgets_and_measures_are_understood() {
+    let config = read(&files("work").replace(
+        "[resources.work]",
+        "[limits]\nmoney = 5\n[limits.tables]\norders = 10\n[limits.tools.work__delete]\nfiles = 2\n\
+         [limits.owners.\"Anna B\"]\nrows = 3\n[limits.budget]\nwindow = \"1m\"\nactions = 1\n\
+         [[budget]]\nper = \"everything\"\nwindow = \"1h\"\nmoney = 7\n\
+         [[measure]]\ntool = \"work__write_file\"\nkind = \"money\"\nfield = \"/a~1b/0\"\n\
+         [[measure]]\ntool = \"work__edit_file\"\nkind = \"recipients\"\nfield = \"/edits\"\n\
+         [grants]\nrequired = true\n[resources.work]",
+    ))
+    .unwrap();
+    let limits = &config.limits;
+    assert_eq!((limits.action.money, limits.action.tables["orders"]), (Some(5), 10));
+    let scopes: Vec<_> = limits.scoped.iter().map(|s| s.of.to_string()).collect();
+    assert_eq!(scopes, ["owner `Anna B`", "tool `work__delete`"]);
+    let per: Vec<_> = limits.budgets.iter().map(|b| (b.per.word(), b.actions, b.most.money)).collect();
+    assert_eq!(per, [("agent", Some(1), None), ("everything", None, Some(7))]);
+    assert_eq!(limits.measures[0].kind, turnback_core::gates::blast_radius::Counted::Money { decimals: 2 });
+    assert!(config.grants_required);
+}
+
+#[test]
+fn dates_and_windows_go_by_the_clocks_of_the_zone() {
+    let freeze = |rest: &str| {
+        let text = with(&format!("[[freeze]]\nname = \"a\"\nreason = \"\"\ntimezone = \"Europe/Berlin\"\n{rest}"));
+        read(&text).unwrap().freezes.remove(0)
+    };
+    let dates = freeze("from = 2026-12-24\nuntil = \"2027-01-01\"\n");
+    assert_eq!(dates.from, Some("2026-12-24T00:00:00+01:00".parse().unwrap()));
+    assert_eq!(dates.until, Some("2027-01-02T00:00:00+01:00".parse().unwrap()), "its last day belongs to it");
+    let times = freeze("from = 2026-10-25T02:30:00\nuntil = 2026-10-25T02:30:00+01:00\n");
+    assert_eq!(times.from, Some("2026-10-25T02:30:00+02:00".parse().unwrap()), "the stricter of two readings");
+    for rest in ["days = [\"fri\"]\nfrom = \"16:00\"\n", "days = [\"fri\"]\nfrom = 16:00:00\nuntil = \"23:59\"\n"] {
+        assert_eq!(freeze(rest).calendar.unwrap().to_string(), "fri 16:00 to 23:59 Europe/Berlin");
     }
 }

@@ -1,20 +1,23 @@
 //! What an operator may ask and how it is answered. `-o json` prints [`Reply`]'s payloads as they are,
 //! so their fields are a promise: they are only ever added to.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use turnback_core::contract::Assignment;
 use turnback_core::decision::Decision;
-use turnback_core::gates::controls::{Scope, Switch};
+use turnback_core::gates::controls::{Deny, Freeze, Scope, Selector, Switch};
 use turnback_core::gates::flow::{Label, Reader};
 use turnback_core::gates::ownership::Agent;
-use turnback_core::names::{AgentName, RunId, TokenId};
+use turnback_core::names::{AgentName, EnvironmentName, ResourceName, RunId, TokenId, ToolName};
 use turnback_core::policy::explain::Explanation;
 use turnback_core::record::Row;
 use turnback_core::refusal::Refusal;
 use turnback_core::rollback::{Blocker, RollbackPlan};
 use turnback_core::run::{Event, Observation};
+use turnback_core::tool::Verb;
 
 use super::policy::{PolicyRequest, PolicyState};
 
@@ -115,6 +118,61 @@ pub enum Request {
         /// Why.
         reason: String,
     },
+    /// Add to the denylist.
+    DenyAdd {
+        /// Its name.
+        name: String,
+        /// What it denies agents.
+        what: Selector,
+        /// Why; the agent is told.
+        reason: String,
+    },
+    /// Remove from the denylist.
+    DenyRemove {
+        /// Its name.
+        name: String,
+        /// Why, for the record.
+        reason: String,
+    },
+    /// The denylist.
+    Denies,
+    /// Declare a freeze.
+    FreezeAdd {
+        /// The freeze. Who declares it is known already.
+        freeze: Freeze,
+    },
+    /// Lift a freeze.
+    FreezeLift {
+        /// Its name.
+        name: String,
+        /// Why, for the record.
+        reason: String,
+    },
+    /// All freezes, on or not.
+    Freezes,
+    /// What is spent of every budget.
+    Budgets,
+    /// Refill an agent's irreversibility budget.
+    BudgetRefill {
+        /// The agent.
+        agent: AgentName,
+        /// Why, for the record.
+        reason: String,
+    },
+    /// Grant an agent something for a while.
+    Grant {
+        /// The agent.
+        agent: AgentName,
+        /// What, until when and why.
+        grant: GrantAsked,
+    },
+    /// Take a grant back.
+    GrantRevoke {
+        /// The agent.
+        agent: AgentName,
+        /// Its name among the agent's grants.
+        grant: String,
+    },
     /// Sign a checkpoint now and return it.
     Checkpoint,
     /// Something about the policy.
@@ -122,6 +180,42 @@ pub enum Request {
         /// What.
         what: PolicyRequest,
     },
+}
+
+/// What to grant an agent. Everything that is said must hold; at least one list says something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantAsked {
+    /// The tools.
+    #[serde(default)]
+    pub tools: Vec<ToolName>,
+    /// The resources.
+    #[serde(default)]
+    pub resources: Vec<ResourceName>,
+    /// The environments.
+    #[serde(default)]
+    pub environments: Vec<EnvironmentName>,
+    /// What for.
+    #[serde(default)]
+    pub verbs: Vec<Verb>,
+    /// Seconds until it runs out.
+    pub lifetime_seconds: u64,
+    /// Why, for the record.
+    pub reason: String,
+}
+
+/// What is spent of one budget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetView {
+    /// Whose actions it adds up: `agent`, `owner`, `resource`, `tool`, `everything`.
+    pub per: String,
+    /// Which of them; empty for everything.
+    pub of: String,
+    /// Length of its window; `None` for the one only a person refills.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_seconds: Option<i64>,
+    /// What it limits: spent, and at most.
+    pub amounts: BTreeMap<String, (u64, u64)>,
 }
 
 /// What to undo.
@@ -173,6 +267,12 @@ pub enum Reply {
     Switches(Vec<Switch>),
     /// What kind of content was read.
     Labels(Vec<LabelView>),
+    /// The denylist.
+    Denies(Vec<Deny>),
+    /// Freezes.
+    Freezes(Vec<Freeze>),
+    /// Budgets of which something is spent.
+    Budgets(Vec<BudgetView>),
     /// A signed checkpoint in C2SP note form.
     Checkpoint(String),
     /// Why a run was decided as it was.

@@ -118,6 +118,7 @@ impl Inner {
         let switch = view.controls.switches.iter().find(|switch| match &switch.scope {
             Scope::Everything => true,
             Scope::Agent(name) => *name == caller.agent,
+            Scope::Owner(name) => view.agents.get(&caller.agent).is_none_or(|agent| agent.owner == *name),
             _ => false,
         })?;
         deny(

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use turnback_core::contract::Actor;
-use turnback_core::gates::controls::{Scope, Switch};
+use turnback_core::gates::controls::{Deny, Scope, Switch};
 use turnback_core::gates::ownership::Agent;
 use turnback_core::names::{AgentName, ApprovalId, RunId, TokenId};
 use turnback_core::record::{Body, Token};
@@ -19,7 +19,7 @@ use crate::desk::Caller;
 use crate::operator::protocol::{Reply, Request, RunView, Status, TokenView, UndoWhat};
 
 /// Who revokes a token that ran out.
-const NOBODY: &str = "turnback";
+pub(super) const NOBODY: &str = "turnback";
 
 /// Longest list one request returns.
 const LIST_LIMIT: usize = 10_000;
@@ -75,6 +75,7 @@ impl Inner {
             Request::AgentAdd { name, owner } => self.add_agent(name, owner, by).await,
             Request::Agents => Ok(Reply::Agents(self.board.view().agents.values().cloned().collect())),
             Request::AgentSuspend { name, reason } => {
+                let _one_at_a_time = self.editing.lock().await;
                 let mut agent = self.agent(&name)?;
                 agent.suspended = reason;
                 self.set_agent(agent, by).await
@@ -96,6 +97,18 @@ impl Inner {
             }
             Request::Kill { scope, reason } => self.kill(scope, reason, by).await,
             Request::Unkill { scope } => self.unkill(&scope, by).await,
+            Request::DenyAdd { name, what, reason } => {
+                self.add_deny(Deny { name, what, reason, by: None, since: None }, by).await
+            }
+            Request::DenyRemove { name, reason } => self.remove_deny(&name, reason, by).await,
+            Request::Denies => Ok(self.denies()),
+            Request::FreezeAdd { freeze } => self.add_freeze(freeze, by).await,
+            Request::FreezeLift { name, reason } => self.lift_freeze(&name, reason, by).await,
+            Request::Freezes => Ok(self.freezes()),
+            Request::Budgets => Ok(self.balances()),
+            Request::BudgetRefill { agent, reason } => self.refill(agent, reason, by).await,
+            Request::Grant { agent, grant } => self.grant(&agent, grant, by).await,
+            Request::GrantRevoke { agent, grant } => self.revoke_grant(&agent, &grant, by).await,
             Request::Switches => Ok(Reply::Switches(self.board.view().controls.switches.clone())),
             Request::Policy { what } => self.policy(what, by).await,
             Request::Labels => Ok(self.labels()),
@@ -256,7 +269,7 @@ impl Inner {
         Ok(Reply::Ended(Box::new(views)))
     }
 
-    fn agent(&self, name: &AgentName) -> Result<Agent, Refusal> {
+    pub(super) fn agent(&self, name: &AgentName) -> Result<Agent, Refusal> {
         self.board.view().agents.get(name).cloned().ok_or_else(|| {
             Refusal::new(Code::NotFound, format!("no agent `{name}`"))
                 .next(format!("turnback agents add {name} --owner <person>"))
@@ -268,11 +281,13 @@ impl Inner {
         if owner.is_empty() || owner.contains(',') {
             return Err(Refusal::new(Code::BadInput, "exactly one person must answer for an agent").at("owner"));
         }
-        let suspended = self.board.view().agents.get(&name).and_then(|a| a.suspended.clone());
-        self.set_agent(Agent { name, owner, suspended }, by).await
+        let _one_at_a_time = self.editing.lock().await;
+        let agent = self.board.view().agents.get(&name).cloned();
+        let new = Agent { name, owner: owner.clone(), suspended: None, grants: Vec::new() };
+        self.set_agent(Agent { owner, ..agent.unwrap_or(new) }, by).await
     }
 
-    async fn set_agent(&self, agent: Agent, by: &str) -> Result<Reply, Refusal> {
+    pub(super) async fn set_agent(&self, agent: Agent, by: &str) -> Result<Reply, Refusal> {
         let put = put(Table::Agents, agent.name.as_str(), &agent)?;
         self.append(vec![(Body::AgentSet { agent: agent.clone(), by: by.to_owned() }, Some(put))]).await?;
         self.board.set_agent(agent);
@@ -281,6 +296,12 @@ impl Inner {
 
     async fn new_token(&self, bearer: Caller, lifetime: u64, by: &str) -> Result<Reply, Refusal> {
         self.agent(&bearer.agent)?;
+        if bearer.on_behalf_of.as_deref() == Some(bearer.agent.as_str()) {
+            let next = "name the person it acts for";
+            return Err(Refusal::new(Code::BadInput, "an agent is not the user it acts for")
+                .at("on_behalf_of")
+                .next(next));
+        }
         let now = self.now();
         let expires = i64::try_from(lifetime)
             .ok()

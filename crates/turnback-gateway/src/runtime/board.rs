@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use turnback_core::digest::Sha256;
-use turnback_core::gates::controls::{Controls, Freeze, Switch};
+use turnback_core::gates::controls::{Controls, Deny, Freeze, Switch};
 use turnback_core::gates::ownership::Agent;
 use turnback_core::names::{AgentName, TokenId};
 use turnback_core::record::Token;
@@ -29,9 +29,9 @@ pub(crate) struct View {
 pub(crate) struct Board(RwLock<Arc<View>>);
 
 impl Board {
-    /// Reads the tables; `freezes` come from the configuration.
-    pub(crate) fn load(journal: &Journal, freezes: Vec<Freeze>) -> Result<Self, JournalError> {
-        let mut view = View { controls: Controls { switches: Vec::new(), freezes }, ..View::default() };
+    /// Reads the tables; `freezes` and `denies` come from the configuration.
+    pub(crate) fn load(journal: &Journal, freezes: Vec<Freeze>, denies: Vec<Deny>) -> Result<Self, JournalError> {
+        let mut view = View { controls: Controls { switches: Vec::new(), freezes, denies }, ..View::default() };
         for (_, value) in journal.table(Table::Agents)? {
             let agent: Agent = read(value)?;
             view.agents.insert(agent.name.clone(), agent);
@@ -44,6 +44,13 @@ impl Board {
         }
         for (_, value) in journal.table(Table::Switches)? {
             view.controls.switches.push(read(value)?);
+        }
+        for (key, value) in journal.table(Table::Meta)? {
+            if key.starts_with(super::rules::DENY) {
+                view.controls.denies.push(read(value)?);
+            } else if key.starts_with(super::rules::FREEZE) {
+                view.controls.freezes.push(read(value)?);
+            }
         }
         Ok(Self(RwLock::new(Arc::new(view))))
     }
@@ -82,6 +89,11 @@ impl Board {
             v.controls.switches.retain(|s| s.scope != switch.scope);
             v.controls.switches.push(switch);
         });
+    }
+
+    /// Changes the denylist or the freezes.
+    pub(crate) fn edit_controls(&self, edit: impl FnOnce(&mut Controls)) {
+        self.change(|v| edit(&mut v.controls));
     }
 
     pub(crate) fn lift(&self, switch: &Switch) {

@@ -31,7 +31,6 @@ use tokio::sync::OwnedMutexGuard;
 use turnback_core::approval::Question;
 use turnback_core::decision::{Phase, Ruling};
 use turnback_core::digest::{ActionDigest, Sha256};
-use turnback_core::gates::blast_radius::Spent;
 use turnback_core::gates::evidence::ReadDigest;
 use turnback_core::gates::{self, Facts, Measured};
 use turnback_core::names::{ApprovalId, RunId};
@@ -126,6 +125,9 @@ impl Live {
     /// Everything unwritten as one batch, the run's line of the list with its last entry.
     fn batch(&mut self) -> Option<Batch> {
         let mut entries = std::mem::take(&mut self.unwritten);
+        for entry in &mut entries {
+            entry.project.extend(super::budgets::remembered(&self.run, &entry.body));
+        }
         entries.last_mut()?.project.push(Projection::Run(Box::new(view::row(&self.run, self.action))));
         Some(Batch { entries, blobs: std::mem::take(&mut self.blobs) })
     }
@@ -240,61 +242,44 @@ impl Inner {
         }
     }
 
-    /// Asks the gates of one phase. For the second phase the budget is read and reserved under one
-    /// lock, so that two hundred parallel calls never exceed it by one.
+    /// Asks the gates of one phase. For the second phase the budgets are read and reserved under one
+    /// lock, so that two hundred parallel calls never exceed one by one.
     pub(super) fn judge(&self, phase: Phase, run: &Run, looked: &Looked) -> Event {
         let view = self.board.view();
         let contract = &run.contract;
-        let agent = contract.actor.agent();
+        let agent = contract.actor.agent().and_then(|name| view.agents.get(name));
         let now = self.now();
         let wall = Some(self.time.wall()).filter(|wall| *wall < now);
-        let mut ledgers = lock(&self.ledgers);
-        let mut ledger = match (phase, agent, &self.settings.limits.budget) {
-            (Phase::After, Some(name), Some(budget)) => {
-                Some(ledgers.entry(name.clone()).or_insert_with(|| turnback_core::budget::Ledger::new(budget.window)))
-            }
-            _ => None,
-        };
         let held = self.policies.held();
-        let measured = run.state.measurement().map(|m| Measured { effect: &m.effect, plan: &m.plan });
+        let measured = run.state.measurement().filter(|_| phase == Phase::After);
+        let measured = measured.map(|m| Measured { effect: &m.effect, plan: &m.plan });
+        let approval = run.approval();
         let facts = Facts {
             contract,
             now,
             wall,
-            agent: agent.and_then(|name| view.agents.get(name)),
+            agent,
             controls: &view.controls,
             mode: self.settings.environments.get(&contract.environment).copied().unwrap_or_default(),
             policy: held.active(),
             limits: &self.settings.limits,
-            spent: ledger.as_mut().map_or_else(Spent::default, |l| l.spent_by_others(run.id, now)),
+            spent: &[],
+            irreversible: 0,
             floor: &self.settings.floor,
-            approved: run.approval().is_some(),
+            approved: approval.is_some_and(|approval| !approval.question.only_exceptions),
+            excepted: approval.map_or(&[], |approval| &approval.question.exceptions),
+            grants_required: self.settings.grants_required,
             flow: looked.flow.as_ref(),
             evidence: looked.evidence.as_ref(),
-            measured: if phase == Phase::After { measured } else { None },
+            measured,
         };
-        let decision = gates::decide(phase, &facts);
-        let circumstances = Box::new(facts.circumstances());
-        if decision.ruling == Ruling::Allow
-            && let (Some(ledger), Some(measured)) = (ledger, measured)
-        {
-            ledger.reserve(run.id, Spent::of(&measured.effect.blast), now);
-        }
-        drop(ledgers);
-        held.beside(phase, run.id, &facts, &decision);
+        let (decision, circumstances) = self.judge_within(run, agent, measured, now, |spent, irreversible| {
+            let facts = Facts { spent, irreversible, ..facts };
+            let decision = gates::decide(phase, &facts);
+            (decision.ruling == Ruling::Allow, (decision, Box::new(facts.circumstances())))
+        });
+        held.beside(phase, run.id, &circumstances.facts(contract, facts.policy, measured), &decision);
         Event::Judged { decision, circumstances }
-    }
-
-    /// Gives a reservation back, or makes it stay until it leaves the window.
-    fn budget(&self, run: &Run, spent: bool) {
-        let Some(name) = run.contract.actor.agent() else { return };
-        if let Some(ledger) = lock(&self.ledgers).get_mut(name) {
-            if spent {
-                ledger.settle(run.id, self.now());
-            } else {
-                ledger.release(run.id);
-            }
-        }
     }
 
     async fn read(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
@@ -364,7 +349,8 @@ impl Inner {
         match staged {
             Ok(mut staged) => {
                 staged.plan.bearer = staged.plan.bearer.max(bound.resource.bearer);
-                let measurement = Box::new(staged.measurement());
+                let mut measurement = Box::new(staged.measurement());
+                self.count_amounts(&live.run, &mut measurement);
                 live.staged = Some(staged);
                 live.hold = Some(hold);
                 live.happen(self.now(), Event::Staged { measurement })
@@ -408,7 +394,10 @@ impl Inner {
             asked: now,
             expires: now.saturating_add(self.settings.approvals_expire).unwrap_or(Timestamp::MAX),
             approvers: Vec::new(),
+            exceptions: Vec::new(),
+            only_exceptions: false,
         }
+        .asking([&asking.before, &asking.after])
         .restricted(asking.before.obligations().chain(asking.after.obligations()));
         // Two equal calls at once: the second joins the first instead of asking people twice.
         let first = *lock(&self.joinable).entry(action).or_insert(live.run.id);

@@ -14,13 +14,16 @@ mod access;
 mod admin;
 mod answer;
 mod board;
+mod budgets;
 mod context;
 mod drive;
+mod grants;
 mod patience;
 mod policies;
 mod probes;
 mod questions;
 mod recover;
+mod rules;
 mod settings;
 mod steady;
 mod undo;
@@ -35,11 +38,11 @@ use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 use turnback_core::access::Evaluations;
-use turnback_core::budget::Ledger;
+use turnback_core::budget::Books;
 use turnback_core::contract::{Actor, Assignment, Contract};
 use turnback_core::decision::Verdict;
 use turnback_core::digest::ActionDigest;
-use turnback_core::names::{AgentName, ResourceName, RunId};
+use turnback_core::names::{ResourceName, RunId};
 use turnback_core::record::{Body, Row};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run;
@@ -73,7 +76,7 @@ struct Inner {
     tools: BTreeMap<String, Tool>,
     board: board::Board,
     policies: policies::Policies,
-    ledgers: Mutex<HashMap<AgentName, Ledger>>,
+    books: Mutex<Books>,
     context: context::Context,
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
@@ -81,6 +84,9 @@ struct Inner {
     questions: questions::Questions,
     /// Answers to questions are taken one at a time. Invariant `ONE-USE`.
     answering: tokio::sync::Mutex<()>,
+    /// Agents, grants, denies, freezes and refills are changed one at a time: no change rests on a reading
+    /// another one made stale.
+    editing: tokio::sync::Mutex<()>,
     /// Held from reading how a run ended until what changes of its end – that its caller heard it, that it
     /// was undone – is handed to the journal: two such events of one run never rest on the same reading.
     telling: Arc<tokio::sync::Mutex<()>>,
@@ -109,7 +115,8 @@ impl Runtime {
             }
         })?;
         let (journal, fresh) = (opened.journal, opened.fresh);
-        let board = board::Board::load(&journal, settings.freezes.clone()).map_err(Refusal::from)?;
+        let board =
+            board::Board::load(&journal, settings.freezes.clone(), settings.denies.clone()).map_err(Refusal::from)?;
         let tools = tools_of(&settings.resources).map_err(|e| Refusal::new(Code::BadInput, e.to_string()))?;
         let resources = std::mem::take(&mut settings.resources)
             .into_iter()
@@ -121,6 +128,7 @@ impl Runtime {
         let tools = tools.into_iter().map(|tool| (tool.name.as_str().to_owned(), tool)).collect();
         let questions = questions::Questions::new(settings.approvals_most);
         let context = context::Context::new(settings.context.clone());
+        let books = Mutex::new(Books::new(settings.limits.budgets.clone()));
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -128,7 +136,8 @@ impl Runtime {
             tools,
             board,
             policies,
-            ledgers: Mutex::default(),
+            books,
+            editing: tokio::sync::Mutex::default(),
             context,
             joinable: Mutex::default(),
             waiters: Mutex::default(),
@@ -159,6 +168,7 @@ impl Runtime {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.expire_questions().await;
                 inner.expire_tokens().await;
+                inner.expire_grants().await;
             }
         });
         Ok(Self(inner))
@@ -245,6 +255,10 @@ impl Inner {
             .map(|(body, project)| Entry { at, body, project: project.into_iter().collect() })
             .collect();
         self.append_batch(Batch { entries, blobs: Vec::new() }).await
+    }
+
+    async fn append_entry(&self, entry: Entry) -> Result<(), Refusal> {
+        self.append_batch(Batch { entries: vec![entry], blobs: Vec::new() }).await
     }
 
     async fn append_batch(&self, batch: Batch) -> Result<(), Refusal> {

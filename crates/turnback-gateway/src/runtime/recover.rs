@@ -3,13 +3,9 @@
 //! Nothing is repeated blindly. What was not intended is abandoned, because its caller and its staged
 //! work are gone; what was approved is judged and staged again; what was intended is probed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use turnback_core::budget::Ledger;
-use turnback_core::gates::blast_radius::Spent;
-use turnback_core::names::AgentName;
 use turnback_core::refusal::Refusal;
 use turnback_effects::Fate;
 use turnback_journal::RowFilter;
@@ -26,7 +22,7 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
     if fresh {
         return Ok(());
     }
-    restore_budgets(inner)?;
+    super::budgets::restore(inner)?;
     inner.restore_context().await?;
     restore_joinable(inner)?;
     // First, because what was approved is staged again under the same name.
@@ -76,25 +72,6 @@ fn sweep(inner: &Inner) -> Result<(), Refusal> {
         }
     };
     inner.resources.values().try_for_each(|bound| bound.resource.domain.sweep(&fate))
-}
-
-fn restore_budgets(inner: &Inner) -> Result<(), Refusal> {
-    let Some(budget) = &inner.settings.limits.budget else { return Ok(()) };
-    let since = inner.started.saturating_sub(budget.window).unwrap_or(jiff::Timestamp::MIN);
-    let rows = inner
-        .journal
-        .rows(&RowFilter { committed_since: Some(since), ..RowFilter::default() })
-        .map_err(Refusal::from)?;
-    let mut spent: HashMap<AgentName, Vec<(Timestamp, Spent)>> = HashMap::new();
-    for row in rows {
-        if let (Some(agent), Some(at)) = (row.actor.agent(), row.committed) {
-            // Not later than now: a clock that was set back must not make a window longer.
-            spent.entry(agent.clone()).or_default().push((at.min(inner.started), row.spent));
-        }
-    }
-    *lock(&inner.ledgers) =
-        spent.into_iter().map(|(agent, rows)| (agent, Ledger::restore(budget.window, rows))).collect();
-    Ok(())
 }
 
 fn restore_joinable(inner: &Inner) -> Result<(), Refusal> {

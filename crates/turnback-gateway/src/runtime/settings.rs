@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use turnback_core::contract::Assignment;
 use turnback_core::digest::Sha256;
 use turnback_core::gates::blast_radius::Limits;
-use turnback_core::gates::controls::Freeze;
+use turnback_core::gates::controls::{Deny, Freeze};
 use turnback_core::gates::recoverability::Floor;
 use turnback_core::gates::release::Mode;
 use turnback_core::names::{AgentName, EnvironmentName, ResourceName};
@@ -67,12 +67,16 @@ pub struct Settings {
     pub policy_path: PathBuf,
     /// Who may ask for decisions others enforce, and what those are made by.
     pub access: Option<Access>,
-    /// Limits per action and per agent.
+    /// Limits per action, and budgets.
     pub limits: Limits,
     /// The floor of the way back.
     pub floor: Floor,
     /// Change freezes.
     pub freezes: Vec<Freeze>,
+    /// The denylist.
+    pub denies: Vec<Deny>,
+    /// Agents do only what they were granted.
+    pub grants_required: bool,
     /// How long a question waits before silence is a no. Default 24 h.
     pub approvals_expire: SignedDuration,
     /// Questions of one agent that may wait at once. Over it a call that needs a person is refused. Default 1,000.

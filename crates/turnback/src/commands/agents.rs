@@ -1,13 +1,15 @@
 //! `turnback agents`.
 
-use turnback_core::names::AgentName;
-use turnback_gateway::operator::protocol::{Reply, Request};
+use jiff::SignedDuration;
+use turnback_core::names::{AgentName, EnvironmentName, ResourceName, ToolName};
+use turnback_core::tool::Verb;
+use turnback_gateway::operator::protocol::{GrantAsked, Reply, Request};
 
 use crate::client::unexpected;
 use crate::context::{Context, Exit, Failure};
 use crate::render;
 
-/// Register, list, suspend and reinstate agents
+/// Register, list, suspend and reinstate agents, and grant them things
 #[derive(clap::Args)]
 #[command(after_help = "Exit codes: 0 done, 1 error.")]
 pub(crate) struct Args {
@@ -35,6 +37,41 @@ enum What {
     },
     /// Let a suspended agent ask again
     Resume { name: AgentName },
+    /// Grant an agent something for a while; asked where `[grants] required = true`
+    Grant {
+        name: AgentName,
+        /// These tools, such as shop__execute
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        tools: Vec<ToolName>,
+        /// These resources
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        resources: Vec<ResourceName>,
+        /// These environments
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        environments: Vec<EnvironmentName>,
+        /// Only to search, read, create, update, delete or administer
+        #[arg(long, value_name = "VERB", value_delimiter = ',', value_parser = verb)]
+        verbs: Vec<Verb>,
+        /// How long, such as 8h
+        #[arg(long = "for", value_name = "DURATION")]
+        lasts: SignedDuration,
+        /// Why, for the record
+        #[arg(short, long)]
+        reason: String,
+    },
+    /// Take a grant back before it runs out
+    RevokeGrant {
+        name: AgentName,
+        /// Which, such as g1
+        grant: String,
+    },
+}
+
+fn verb(word: &str) -> Result<Verb, String> {
+    Verb::ALL.into_iter().find(|verb| verb.word() == word).ok_or_else(|| {
+        let words: Vec<_> = Verb::ALL.into_iter().map(Verb::word).collect();
+        format!("there is no such verb; use {}", words.join(", "))
+    })
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
@@ -47,13 +84,19 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
         What::Add { name, owner } => Some(Request::AgentAdd { name, owner }),
         What::Suspend { name, reason } => Some(Request::AgentSuspend { name, reason: Some(reason) }),
         What::Resume { name } => Some(Request::AgentSuspend { name, reason: None }),
+        What::Grant { name, tools, resources, environments, verbs, lasts, reason } => {
+            let lifetime_seconds = u64::try_from(lasts.as_secs()).unwrap_or(0);
+            let grant = GrantAsked { tools, resources, environments, verbs, lifetime_seconds, reason };
+            Some(Request::Grant { agent: name, grant })
+        }
+        What::RevokeGrant { name, grant } => Some(Request::GrantRevoke { agent: name, grant }),
         What::List => None,
     };
     if let Some(request) = request {
         door.ask(&request)?;
     }
     match door.ask(&Request::Agents)? {
-        Reply::Agents(agents) => context.answer(&agents, |agents| render::operator::agents(agents))?,
+        Reply::Agents(agents) => context.answer(&agents, |agents| render::operator::agents(agents, context.now))?,
         other => return Err(unexpected(&other).into()),
     }
     if let Some(command) = token_next {

@@ -3,9 +3,12 @@
 
 mod agents;
 mod approve;
+mod budget;
 mod completion;
 mod demo;
+mod deny;
 mod doctor;
+mod freeze;
 mod init;
 mod kill;
 mod labels;
@@ -40,6 +43,9 @@ pub(crate) enum Command {
     Kill(kill::Args),
     Unkill(unkill::Args),
     Labels(labels::Args),
+    Deny(deny::Args),
+    Freeze(freeze::Args),
+    Budget(budget::Args),
     Agents(agents::Args),
     Token(token::Args),
     Verify(verify::Args),
@@ -63,6 +69,9 @@ impl Command {
             Self::Kill(args) => kill::run(context, args),
             Self::Unkill(args) => unkill::run(context, args),
             Self::Labels(args) => labels::run(context, args),
+            Self::Deny(args) => deny::run(context, args),
+            Self::Freeze(args) => freeze::run(context, args),
+            Self::Budget(args) => budget::run(context, args),
             Self::Agents(args) => agents::run(context, args),
             Self::Token(args) => token::run(context, args),
             Self::Verify(args) => verify::run(context, args),

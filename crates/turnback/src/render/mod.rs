@@ -9,6 +9,7 @@ pub(crate) mod diff;
 pub(crate) mod error;
 pub(crate) mod number;
 pub(crate) mod operator;
+pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod style;

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use turnback_core::gates::controls::Switch;
+use turnback_core::gates::grants::Grant;
 use turnback_core::gates::ownership::Agent;
 use turnback_core::text::visible;
 use turnback_gateway::operator::protocol::{LabelView, TokenView};
@@ -11,7 +12,7 @@ use super::table::{Cell, table};
 use super::time;
 
 /// All agents.
-pub(crate) fn agents(agents: &[Agent]) -> String {
+pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
     if agents.is_empty() {
         return format!("no agents\n{}\n", next("turnback agents add <name> --owner <person>"));
     }
@@ -25,7 +26,38 @@ pub(crate) fn agents(agents: &[Agent]) -> String {
             vec![Cell::styled(STRONG, agent.name.as_str()), Cell::new(visible(&agent.owner)), standing]
         })
         .collect();
-    table(&["AGENT", "OWNER", "STANDING"], rows)
+    let mut text = table(&["AGENT", "OWNER", "STANDING"], rows);
+    if agents.iter().any(|agent| !agent.grants.is_empty()) {
+        text.push('\n');
+        text.push_str(&grants(agents, now));
+    }
+    text
+}
+
+fn grants(agents: &[Agent], now: Timestamp) -> String {
+    let names = |what: &str, names: Vec<String>| (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")));
+    fn words<T: ToString>(list: &[T]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+    let row = |agent: &Agent, grant: &Grant| {
+        let what = [
+            names("verbs", grant.verbs.iter().map(|verb| verb.word().to_owned()).collect()),
+            names("tools", words(&grant.tools)),
+            names("resources", words(&grant.resources)),
+            names("environments", words(&grant.environments)),
+        ];
+        let expiry = time::relative(now, grant.expires);
+        vec![
+            Cell::styled(STRONG, grant.id.clone()),
+            Cell::new(agent.name.as_str()),
+            Cell::new(what.into_iter().flatten().collect::<Vec<_>>().join("; ")),
+            if grant.holds(now) { Cell::new(expiry) } else { Cell::styled(BAD, format!("expired {expiry}")) },
+            Cell::new(visible(&grant.by)),
+            Cell::new(visible(&grant.reason)),
+        ]
+    };
+    let rows = agents.iter().flat_map(|agent| agent.grants.iter().map(move |grant| row(agent, grant))).collect();
+    table(&["GRANT", "AGENT", "WHAT", "EXPIRES", "BY", "WHY"], rows)
 }
 
 /// All tokens, without secrets.

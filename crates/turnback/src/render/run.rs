@@ -282,6 +282,7 @@ fn obliged(obligation: &Obligation) -> String {
         Obligation::Approvers { names } => format!("only {} may approve", visible(&names.join(", "))),
         Obligation::SaferForm { form } => format!("only as {}", visible(form)),
         Obligation::MeasureOnly => "measured, never committed".into(),
+        Obligation::FreezeException { freeze } => format!("an exception from freeze `{}`", visible(freeze)),
     }
 }
 

@@ -126,6 +126,8 @@ fn question() -> Question {
         asked: at("2026-11-20T02:57:00Z"),
         expires: at("2026-11-21T02:57:00Z"),
         approvers: vec!["anna".into(), "ben".into()],
+        exceptions: vec![],
+        only_exceptions: false,
     }
 }
 
@@ -317,8 +319,13 @@ fn an_undo_with_something_in_the_way() {
 fn operators_lists() -> (Vec<Agent>, Vec<TokenView>, Vec<Switch>) {
     let name = AgentName::new("coder").unwrap();
     let agents = vec![
-        Agent { name: name.clone(), owner: "alice".into(), suspended: None },
-        Agent { name: AgentName::new("reviewer").unwrap(), owner: "bob".into(), suspended: Some("too eager".into()) },
+        Agent { name: name.clone(), owner: "alice".into(), suspended: None, grants: vec![] },
+        Agent {
+            name: AgentName::new("reviewer").unwrap(),
+            owner: "bob".into(),
+            suspended: Some("too eager".into()),
+            grants: vec![],
+        },
     ];
     let token = |n, on_behalf_of, expires| TokenView {
         id: TokenId::new(Uuid::from_u128(n)),
@@ -341,10 +348,10 @@ fn operators_lists() -> (Vec<Agent>, Vec<TokenView>, Vec<Switch>) {
 fn agents_tokens_and_switches() {
     let (agents, tokens, switches) = operators_lists();
     let text = [
-        super::operator::agents(&agents),
+        super::operator::agents(&agents, now()),
         super::operator::tokens(&tokens, now()),
         super::operator::switches(&switches, now()),
-        super::operator::agents(&[]),
+        super::operator::agents(&[], now()),
         super::operator::tokens(&[], now()),
         super::operator::switches(&[], now()),
     ]
@@ -420,7 +427,7 @@ fn nothing_foreign_steers_the_terminal_or_begins_a_line() {
     assert!(strings > 10, "only {strings} strings were poisoned");
     harmless(&super::undo::plan(&undo(true), "again", now()), &super::undo::plan(&bad, "again", now()));
     let (agents, tokens, switches) = operators_lists();
-    harmless(&super::operator::agents(&agents), &super::operator::agents(&poisoned(&agents, |_| true).0));
+    harmless(&super::operator::agents(&agents, now()), &super::operator::agents(&poisoned(&agents, |_| true).0, now()));
     harmless(&super::operator::tokens(&tokens, now()), &super::operator::tokens(&poisoned(&tokens, |_| true).0, now()));
     harmless(
         &super::operator::switches(&switches, now()),

@@ -117,10 +117,11 @@ pub fn alternatives(
         offer(&reinstated, "agent", format!("suspended ({why})"), "reinstated".into());
     }
     if let Some((circumstances, ..)) = &asked.after {
-        let spent = circumstances.spent;
-        if spent != crate::gates::blast_radius::Spent::default() {
-            let from = format!("{} actions, {} deletions, {} rows", spent.actions, spent.deletions, spent.rows);
-            offer(&asked.each(|c| c.spent = Default::default()), "budget spent", from, "nothing".into());
+        let nothing = crate::gates::blast_radius::Spent::default();
+        if circumstances.spent.iter().any(|spent| *spent != nothing) {
+            let each = circumstances.spent.iter().map(ToString::to_string);
+            let from = each.collect::<Vec<_>>().join("; ");
+            offer(&asked.each(|c| c.spent.fill(nothing)), "budget spent", from, "nothing".into());
         }
     }
     found.sort_by_key(|alternative| alternative.ruling);

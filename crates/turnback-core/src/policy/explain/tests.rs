@@ -44,7 +44,7 @@ fn what_is_offered_is_what_the_gates_say() {
     );
     let mut world = World::new(&policy, "shop__execute");
     world.measurement = Some(measurement(blast(30), "x"));
-    world.limits.rows = Some(10);
+    world.limits.action.rows = Some(10);
     let explanation = explained(&world);
     assert_eq!(explanation.ruling, Ruling::Deny);
     let found: Vec<_> = explanation.alternatives.iter().map(|a| (a.fact.as_str(), a.to.as_str(), a.ruling)).collect();
