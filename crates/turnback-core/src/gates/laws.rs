@@ -94,10 +94,8 @@ impl Case {
             environments: Vec::new(),
             from: None,
             until: None,
-            calendar: None,
-            exceptions: Vec::new(),
             measure: self.freeze == 2,
-            by: None,
+            ..Freeze::default()
         };
         world.controls = Controls {
             switches: self.switch.then_some(switch).into_iter().collect(),
@@ -106,16 +104,15 @@ impl Case {
         };
         world.mode = self.mode;
         world.approved = self.approved;
-        let deletions = |most| Caps { deletions: most, ..Caps::default() };
-        let budget = self.budget.map(|most| Budget {
+        let budget = self.budget.map(|deletions| Budget {
             per: Per::Agent,
             window: jiff::SignedDuration::from_hours(1),
             actions: None,
-            most: deletions(Some(most)),
+            most: Caps { deletions: Some(deletions), ..Caps::default() },
         });
-        world.spent = budget.iter().map(|_| Spent { deletions: self.spent, ..Spent::default() }).collect();
-        world.limits =
-            Limits { action: deletions(self.most), budgets: budget.into_iter().collect(), ..Limits::default() };
+        let action = Caps { deletions: self.most, ..Caps::default() };
+        world.limits = Limits { action, budgets: budget.into_iter().collect(), ..Limits::default() };
+        world.spent = vec![Spent { deletions: self.spent, ..Spent::default() }; world.limits.budgets.len()];
         world.floor = Floor { level: self.floor, ..Floor::default() };
         let mut found = measurement(blast(self.deleted), "x");
         let footprint = Footprint { completeness: Completeness::Closed, ..found.plan.footprint.clone() };

@@ -17,6 +17,7 @@ use crate::decision::{Decision, Ruling};
 use crate::digest::Sha256;
 use crate::effect::Effect;
 use crate::gates::Circumstances;
+use crate::gates::blast_radius::Per;
 use crate::gates::release::Mode;
 use crate::names::EnvironmentName;
 use crate::rollback::RollbackPlan;
@@ -245,29 +246,16 @@ fn facts(recorded: &Recorded<'_>) -> Vec<Fact> {
                 add(name, value.to_string());
             }
         }
-        for spent in spent(circumstances) {
-            add("budget spent", spent);
+        for (budget, spent) in circumstances.limits.budgets.iter().zip(&circumstances.spent) {
+            let name = match budget.per {
+                Per::Agent => "budget spent".to_owned(),
+                per => format!("budget of {} spent", per.word()),
+            };
+            add(&name, spent.to_string());
         }
     }
     add("time", circumstances.now.to_string());
     facts
-}
-
-/// What is spent of each budget that concerns the action, in words.
-fn spent(circumstances: &Circumstances) -> Vec<String> {
-    let budgets = circumstances.limits.budgets.iter().zip(&circumstances.spent);
-    let lines = budgets.map(|(budget, spent)| {
-        let amounts: Vec<String> = budget
-            .beside(*spent)
-            .filter_map(|(what, spent, most)| most.map(|most| format!("{spent} of {most} {what}")))
-            .filter(|amount| !amount.starts_with("0 "))
-            .collect();
-        (budget.per.word(), amounts)
-    });
-    lines
-        .filter(|(_, amounts)| !amounts.is_empty())
-        .map(|(per, amounts)| format!("per {per}: {}", amounts.join(", ")))
-        .collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::Policy;
 use crate::contract::{Actor, Contract};
 use crate::decision::{Decision, Obligation, Phase, Ruling};
 use crate::effect::Effect;
-use crate::gates::blast_radius::Limits;
+use crate::gates::blast_radius::{Budget, Limits, Spent};
 use crate::gates::controls::Freeze;
 use crate::gates::recoverability::Floor;
 use crate::gates::release::Mode;
@@ -32,7 +32,8 @@ pub struct Under<'a> {
 /// What of a configuration decisions rest on besides policy.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Limits per action, and the budget. What was spent of it stays as recorded.
+    /// Limits per action, and budgets. What was spent of those there were stays as recorded, and so does where
+    /// money and recipients are read.
     pub limits: Limits,
     /// What the way back must at least be.
     pub floor: Floor,
@@ -245,7 +246,17 @@ fn walk<'r>(records: impl IntoIterator<Item = Piece<'r>>, under: &Under<'_>) -> 
 
 impl Settings {
     fn apply(&self, circumstances: &mut Circumstances, contract: &Contract) {
-        circumstances.limits.clone_from(&self.limits);
+        // A sum belongs to its budget: the recorded one adding up the same actions over the same time. What was
+        // spent of a budget nobody had is not recorded, and counts as nothing.
+        let recorded: Vec<_> = circumstances.limits.budgets.iter().zip(&circumstances.spent).collect();
+        let same = |budget: &Budget| {
+            let found = recorded.iter().find(|(b, _)| (b.per, b.window) == (budget.per, budget.window));
+            found.map_or_else(Spent::default, |(_, spent)| **spent)
+        };
+        circumstances.spent = self.limits.budgets.iter().map(same).collect();
+        // Amounts were measured as the recorded measures say.
+        let measures = std::mem::take(&mut circumstances.limits.measures);
+        circumstances.limits = Limits { measures, ..self.limits.clone() };
         circumstances.floor.clone_from(&self.floor);
         circumstances.controls.freezes.clone_from(&self.freezes);
         // As the node reads it: an environment nobody names is only observed.
@@ -257,7 +268,6 @@ impl Settings {
 mod tests {
     use super::*;
     use crate::fixtures::{World, blast, measurement, policy, run_id};
-    use crate::gates::blast_radius::Caps;
     use crate::record::{Body, encode};
     use crate::run::Event;
 
@@ -349,14 +359,12 @@ mod tests {
             Again::Same(_) => Ruling::Allow,
             other => panic!("{other:?}"),
         };
+        let rows = |rows| {
+            let action = crate::gates::blast_radius::Caps { rows: Some(rows), ..Default::default() };
+            Limits { action, ..Limits::default() }
+        };
         assert_eq!(now(base.clone()), Ruling::Allow);
-        assert_eq!(
-            now(Settings {
-                limits: Limits { action: Caps { rows: Some(2), ..Caps::default() }, ..Limits::default() },
-                ..base.clone()
-            }),
-            Ruling::Deny
-        );
+        assert_eq!(now(Settings { limits: rows(2), ..base.clone() }), Ruling::Deny);
         assert_eq!(now(Settings { environments: BTreeMap::new(), ..base.clone() }), Ruling::Allow);
         let draft = [(crate::names::EnvironmentName::new("production").unwrap(), Mode::Draft)].into();
         assert_eq!(now(Settings { environments: draft, ..base.clone() }), Ruling::Review);
@@ -366,10 +374,7 @@ mod tests {
             environments: Vec::new(),
             from: None,
             until: None,
-            calendar: None,
-            exceptions: Vec::new(),
-            measure: false,
-            by: None,
+            ..Freeze::default()
         };
         assert_eq!(now(Settings { freezes: vec![freeze], ..base }), Ruling::Deny);
     }

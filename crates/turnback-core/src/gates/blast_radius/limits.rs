@@ -173,6 +173,15 @@ impl Spent {
     }
 }
 
+impl std::fmt::Display for Spent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} actions, {} deletions, {} rows", self.actions, self.deletions, self.rows)?;
+        let others =
+            [(self.files, "files"), (self.bytes, "bytes"), (self.recipients, "recipients"), (self.money, "of money")];
+        others.iter().filter(|(n, _)| *n > 0).try_for_each(|(n, what)| write!(f, ", {n} {what}"))
+    }
+}
+
 impl Caps {
     /// Nothing is limited.
     pub fn is_empty(&self) -> bool {

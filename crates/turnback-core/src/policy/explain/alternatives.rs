@@ -117,14 +117,11 @@ pub fn alternatives(
         offer(&reinstated, "agent", format!("suspended ({why})"), "reinstated".into());
     }
     if let Some((circumstances, ..)) = &asked.after {
-        let spent = super::spent(circumstances);
-        if !spent.is_empty() {
-            let nothing = |c: &mut Circumstances| c.spent.iter_mut().for_each(|spent| *spent = Default::default());
-            offer(&asked.each(nothing), "budgets spent", spent.join("; "), "nothing".into());
-        }
-        if circumstances.irreversible > 0 {
-            let from = format!("{} writes nobody can take back", circumstances.irreversible);
-            offer(&asked.each(|c| c.irreversible = 0), "irreversibility budget", from, "refilled".into());
+        let nothing = crate::gates::blast_radius::Spent::default();
+        if circumstances.spent.iter().any(|spent| *spent != nothing) {
+            let each = circumstances.spent.iter().map(ToString::to_string);
+            let from = each.collect::<Vec<_>>().join("; ");
+            offer(&asked.each(|c| c.spent.fill(nothing)), "budget spent", from, "nothing".into());
         }
     }
     found.sort_by_key(|alternative| alternative.ruling);
