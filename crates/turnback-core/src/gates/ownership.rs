@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Facts;
+use super::autonomy::Levels;
 use crate::contract::Actor;
 use crate::decision::{Ruling, Verdict};
 use crate::names::AgentName;
@@ -20,6 +21,9 @@ pub struct Agent {
     /// Why it was suspended, while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<String>,
+    /// How much it may do alone.
+    #[serde(default, skip_serializing_if = "Levels::is_default")]
+    pub levels: Levels,
 }
 
 /// Asks who answers for the actor.

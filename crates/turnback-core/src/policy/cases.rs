@@ -20,6 +20,7 @@ use crate::contract::{Actor, Assignment, Contract, Statement, Target};
 use crate::decision::Ruling;
 use crate::digest::{EffectDigest, Sha256};
 use crate::effect::{Blast, Effect, Rows, Touch};
+use crate::gates::autonomy::{Ceilings, Levels};
 use crate::gates::blast_radius::{Limits, Spent};
 use crate::gates::controls::Controls;
 use crate::gates::ownership::Agent;
@@ -174,7 +175,8 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         }
     };
     contract.assignment = Assignment { account: case.account, region: case.region, workflow: case.workflow };
-    let agent = Agent { name: case.agent, owner: case.owner.unwrap_or_else(|| "somebody".to_owned()), suspended: None };
+    let owner = case.owner.unwrap_or_else(|| "somebody".to_owned());
+    let agent = Agent { name: case.agent, owner, suspended: None, levels: Levels::default() };
     let verdict = policy.judge(&Facts {
         contract: &contract,
         now: jiff::Timestamp::UNIX_EPOCH,
@@ -182,6 +184,8 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         agent: Some(&agent),
         controls: &Controls::default(),
         mode: Mode::Enforce,
+        flags: None,
+        ceilings: &Ceilings::default(),
         policy,
         limits: &Limits::default(),
         spent: Spent::default(),

@@ -223,6 +223,7 @@ impl Tape<'_> {
             name: AgentName::new(self.one(&["coder", "other"])).unwrap(),
             owner: self.word().to_owned(),
             suspended: None,
+            levels: Default::default(),
         });
         let contract = &mut world.contract;
         contract.actor = crate::contract::Actor::Agent(world.agent.as_ref().unwrap().name.clone());

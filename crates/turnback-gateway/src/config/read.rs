@@ -49,6 +49,13 @@ pub(super) struct Occupied {
     reach: bool,
 }
 
+impl Occupied {
+    /// The resource through which an agent can name `path`.
+    pub(super) fn reaches(&self, path: &Path) -> Option<&ResourceName> {
+        (self.reach && path.starts_with(&self.path)).then_some(&self.resource)
+    }
+}
+
 /// Turns what is written into what is meant.
 pub(super) struct Reader<'a> {
     pub(super) source: &'a Source,

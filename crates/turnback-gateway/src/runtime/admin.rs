@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use turnback_core::contract::Actor;
+use turnback_core::flags::Change;
+use turnback_core::gates::autonomy::Level;
 use turnback_core::gates::controls::{Scope, Switch};
 use turnback_core::gates::ownership::Agent;
 use turnback_core::names::{AgentName, ApprovalId, RunId, TokenId};
@@ -72,7 +74,21 @@ impl Inner {
                 self.answer(id, by, Said::No(reason)).await.map(|view| Reply::Ended(Box::new(vec![view])))
             }
             Request::Undo { what, dry_run } => self.undo(what, dry_run, by).await,
-            Request::AgentAdd { name, owner } => self.add_agent(name, owner, by).await,
+            Request::AgentAdd { name, owner, level } => self.add_agent(name, owner, level, by).await,
+            Request::AgentLevel { name, level, class } => {
+                let mut agent = self.agent(&name)?;
+                match class {
+                    Some(class) => drop(agent.levels.classes.insert(class, level)),
+                    None => agent.levels.level = level,
+                }
+                self.set_agent(agent, by).await
+            }
+            Request::Flags => self.flags(),
+            Request::FlagsSet { flag, variant, state, reason } => {
+                self.set_flag(&flag, &Change { variant, state }, reason, by).await
+            }
+            Request::FlagsApply { document, reason } => self.apply_flags(document, reason, by).await,
+            Request::FlagsHistory => self.flags_history(),
             Request::Agents => Ok(Reply::Agents(self.board.view().agents.values().cloned().collect())),
             Request::AgentSuspend { name, reason } => {
                 let mut agent = self.agent(&name)?;
@@ -263,13 +279,21 @@ impl Inner {
         })
     }
 
-    async fn add_agent(&self, name: AgentName, owner: String, by: &str) -> Result<Reply, Refusal> {
+    async fn add_agent(
+        &self,
+        name: AgentName,
+        owner: String,
+        level: Option<Level>,
+        by: &str,
+    ) -> Result<Reply, Refusal> {
         let owner = owner.trim().to_owned();
         if owner.is_empty() || owner.contains(',') {
             return Err(Refusal::new(Code::BadInput, "exactly one person must answer for an agent").at("owner"));
         }
-        let suspended = self.board.view().agents.get(&name).and_then(|a| a.suspended.clone());
-        self.set_agent(Agent { name, owner, suspended }, by).await
+        let before = self.board.view().agents.get(&name).cloned();
+        let (suspended, mut levels) = before.map(|a| (a.suspended, a.levels)).unwrap_or_default();
+        levels.level = level.unwrap_or(levels.level);
+        self.set_agent(Agent { name, owner, suspended, levels }, by).await
     }
 
     async fn set_agent(&self, agent: Agent, by: &str) -> Result<Reply, Refusal> {

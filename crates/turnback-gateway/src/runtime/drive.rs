@@ -257,6 +257,7 @@ impl Inner {
         };
         let held = self.policies.held();
         let measured = run.state.measurement().map(|m| Measured { effect: &m.effect, plan: &m.plan });
+        let flagged = view.flagged(phase, contract, now);
         let facts = Facts {
             contract,
             now,
@@ -264,6 +265,8 @@ impl Inner {
             agent: agent.and_then(|name| view.agents.get(name)),
             controls: &view.controls,
             mode: self.settings.environments.get(&contract.environment).copied().unwrap_or_default(),
+            flags: flagged.as_ref(),
+            ceilings: &self.settings.ceilings,
             policy: held.active(),
             limits: &self.settings.limits,
             spent: ledger.as_mut().map_or_else(Spent::default, |l| l.spent_by_others(run.id, now)),

@@ -6,6 +6,7 @@ mod approve;
 mod completion;
 mod demo;
 mod doctor;
+mod flags;
 mod init;
 mod kill;
 mod labels;
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Doctor(doctor::Args),
     Policy(policy::Args),
+    Flags(flags::Args),
     Completion(completion::Args),
 }
 
@@ -68,6 +70,7 @@ impl Command {
             Self::Verify(args) => verify::run(context, args),
             Self::Doctor(args) => doctor::run(context, args),
             Self::Policy(args) => policy::run(context, args),
+            Self::Flags(args) => flags::run(context, args),
             Self::Completion(args) => completion::run(context, args),
         }
     }

@@ -22,10 +22,15 @@ pub(crate) fn agents(agents: &[Agent]) -> String {
                 Some(why) => Cell::styled(BAD, format!("suspended: {}", visible(why))),
                 None => Cell::styled(GOOD, "active"),
             };
-            vec![Cell::styled(STRONG, agent.name.as_str()), Cell::new(visible(&agent.owner)), standing]
+            let mut level = agent.levels.level.number().to_string();
+            for (class, own) in &agent.levels.classes {
+                level.push_str(&format!(", {} {}", class.word(), own.number()));
+            }
+            let name = Cell::styled(STRONG, agent.name.as_str());
+            vec![name, Cell::new(visible(&agent.owner)), Cell::new(level), standing]
         })
         .collect();
-    table(&["AGENT", "OWNER", "STANDING"], rows)
+    table(&["AGENT", "OWNER", "LEVEL", "STANDING"], rows)
 }
 
 /// All tokens, without secrets.
