@@ -456,8 +456,10 @@ impl<'a> Reader<'a> {
             [_] => Value::Null,
             [_, default] if !default.is_array() && !default.is_object() => default.clone(),
             _ => {
-                return self
-                    .refuse("`var` takes a name, and a plain value for when it is not there", "write [\"name\", null]");
+                return self.refuse(
+                    "`var` takes a name, and a plain value for when it is not there",
+                    "write [\"name\", null]",
+                );
             }
         };
         match arguments.first().and_then(Value::as_str) {

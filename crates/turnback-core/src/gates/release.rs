@@ -133,21 +133,29 @@ fn tightened(mut verdict: Verdict, said: &Said, facts: &Facts<'_>) -> Verdict {
         // It says nothing, and does so on purpose.
         (None, None) => return verdict,
     };
-    if measured && !verdict.obligations.contains(&Obligation::MeasureOnly) {
-        verdict.obligations.push(Obligation::MeasureOnly);
-    }
+    let observed = verdict.obligations.contains(&Obligation::MeasureOnly);
+    let next = match &said.error {
+        Some(_) => format!("an operator corrects it: turnback flags set {flag} --state disabled --reason <why>"),
+        None => format!("an operator changes it: turnback flags set {flag} --variant <variant> --reason <why>"),
+    };
     if ruling > verdict.ruling {
-        let next = match &said.error {
-            Some(_) => format!("an operator corrects it: turnback flags set {flag} --state disabled --reason <why>"),
-            None => format!("an operator changes it: turnback flags set {flag} --variant <variant> --reason <why>"),
-        };
-        let (rules, obligations) = (Vec::new(), verdict.obligations);
-        verdict = Verdict { ruling, reason: why, rules, obligations, ..Verdict::new(NAME, ruling, "") }.next(next);
+        let stricter = Verdict::new(NAME, ruling, why).next(next).rule(&said.flag);
+        let before = std::mem::replace(&mut verdict, stricter);
+        verdict.obligations = before.obligations;
+        // Why it is only measured stays part of the answer.
+        if observed {
+            verdict.reason.push_str(&format!("; {}", before.reason));
+            verdict.rules.extend(before.rules);
+        }
+    } else if ruling == verdict.ruling || (measured && !observed) {
+        verdict.reason.push_str(&format!("; {why}"));
         verdict.rules.push(said.flag.clone());
-    } else if ruling == verdict.ruling {
-        verdict.reason.push_str("; ");
-        verdict.reason.push_str(&why);
-        verdict.rules.push(said.flag.clone());
+        if measured && !observed {
+            verdict.next.get_or_insert(next);
+        }
+    }
+    if measured && !observed {
+        verdict = verdict.oblige(Obligation::MeasureOnly);
     }
     verdict
 }
