@@ -52,7 +52,7 @@ pub(super) fn bucket(key: &str, weights: &[u64]) -> Result<Option<usize>, String
     if total > WEIGHT_LIMIT {
         return Err(format!("the weights of `fractional` come to {total}, more than {WEIGHT_LIMIT}"));
     }
-    let at = u64::from(murmur3(key.as_bytes())) * total >> 32;
+    let at = (u64::from(murmur3(key.as_bytes())) * total) >> 32;
     let mut end = 0;
     Ok(weights.iter().position(|weight| {
         end += weight;

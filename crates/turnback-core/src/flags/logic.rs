@@ -117,7 +117,7 @@ impl Machine<'_> {
             Expr::Shared(rule) => self.value(rule, data)?,
             Expr::Missing(least, paths) => {
                 // As JsonLogic has it: what is empty is missing too.
-                let missing = |path: &&Vec<String>| look(data, path).is_none_or(|v| *v == Value::from(""));
+                let missing = |path: &&Vec<String>| look(data, path).is_none_or(|v| v.as_str() == Some(""));
                 let gone: Vec<Value> = paths.iter().filter(missing).map(|path| Value::from(path.join("."))).collect();
                 let there = (paths.len() - gone.len()) as u64;
                 let enough = least.is_some_and(|least| there >= least);
@@ -216,12 +216,8 @@ impl Machine<'_> {
     fn choose<'v>(&mut self, arguments: &'v [Expr], data: &'v Value) -> Result<Cow<'v, Value>, String> {
         for pair in arguments.chunks(2) {
             match pair {
-                [condition, then] => {
-                    if truthy(&*self.value(condition, data)?) {
-                        return self.value(then, data);
-                    }
-                }
                 [otherwise] => return self.value(otherwise, data),
+                [condition, then] if truthy(&*self.value(condition, data)?) => return self.value(then, data),
                 _ => {}
             }
         }
