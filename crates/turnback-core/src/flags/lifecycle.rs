@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::document::complaint;
 use super::{FlagError, Flags};
-use crate::policy::lint::{Finding, Severity};
+use crate::policy::lint::{Finding, LINTS, Severity};
 use crate::text::visible;
 
 /// What every flag must say about itself.
@@ -35,7 +35,15 @@ pub fn lint(flags: &Flags, file: &str, now: Timestamp) -> Vec<Finding> {
             let path = ["flags", key, "metadata", field.unwrap_or_default()];
             let path = if field.is_some() { &path[..] } else { &path[..2] };
             let FlagError { line, column, message, .. } = complaint(&flags.text, path, message, "");
-            findings.push(Finding { file: file.to_owned(), line, column, severity, rule: rule.to_owned(), message });
+            findings.push(Finding {
+                file: file.to_owned(),
+                line,
+                column,
+                severity,
+                rule: rule.to_owned(),
+                message,
+                help: LINTS.iter().find(|lint| lint.id == rule).map_or_else(String::new, |lint| lint.help.to_owned()),
+            });
         };
         let shown = visible(key);
         for (field, what) in REQUIRED {

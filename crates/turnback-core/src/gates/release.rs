@@ -26,8 +26,9 @@ use crate::tool::Risk;
 /// This gate's name.
 pub const NAME: &str = "release";
 
-/// How much agents may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How much agents may do. Ordered for people, from nothing to everything the other gates allow: no two modes are
+/// compared to decide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing: every call is refused.
