@@ -14,6 +14,7 @@ use turnback_core::contract::Contract;
 use turnback_core::decision::Ruling;
 use turnback_core::digest::{EffectDigest, Sha256};
 use turnback_core::effect::{Blast, Effect, Rows, Touch};
+use turnback_core::gates::autonomy::{Ceilings, Levels};
 use turnback_core::gates::blast_radius::{Limits, Spent};
 use turnback_core::gates::controls::Controls;
 use turnback_core::gates::ownership::Agent;
@@ -103,7 +104,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(back, contract);
 
     let owner = if flag(2) { "anna" } else { "eve" };
-    let agent = Agent { name: AgentName::new("coder").unwrap(), owner: owner.into(), suspended: None };
+    let agent = Agent { name: AgentName::new("coder").unwrap(), owner: owner.into(), suspended: None, levels: Levels::default() };
     let places: Vec<String> = if flag(4) { vec![format!("{place}/.env")] } else { vec![format!("{place} 17")] };
     let number = small << shift;
     let rows = Rows { deleted: small, updated: number, inserted: number };
@@ -131,6 +132,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let plan = RollbackPlan::new(Level::Proved, "the inverse ran", footprint);
     let (controls, limits, floor) = (Controls::default(), Limits::default(), Floor::default());
+    let ceilings = Ceilings::default();
     let facts = Facts {
         contract: &contract,
         now: Timestamp::UNIX_EPOCH,
@@ -138,6 +140,8 @@ fuzz_target!(|data: &[u8]| {
         agent: Some(&agent),
         controls: &controls,
         mode: Mode::Enforce,
+        flags: None,
+        ceilings: &ceilings,
         policy: policy(),
         limits: &limits,
         spent: Spent::default(),

@@ -19,6 +19,8 @@ use turnback_core::contract::{Actor, Contract, Target};
 use turnback_core::decision::{Phase, Ruling};
 use turnback_core::digest::{EffectDigest, Sha256};
 use turnback_core::effect::{Blast, Effect, Rows, Touch};
+use turnback_core::flags::Flags;
+use turnback_core::gates::autonomy::{Ceilings, Levels};
 use turnback_core::gates::blast_radius::{Budget, Caps, Limits, Per, Spent};
 use turnback_core::gates::controls::Controls;
 use turnback_core::gates::ownership::Agent;
@@ -40,6 +42,26 @@ fn main() {
 const CALLS: usize = 630;
 
 const SIZES: [usize; 3] = [10, 100, 1000];
+
+/// Two hundred flags, of which three concern each call: one for everything with a share, one for the environment, one
+/// for the tool. None of them tightens.
+fn flags(tools: &[Tool]) -> Result<Flags, Failed> {
+    let variants = json!({ "all": "autonomous", "some": "approved_external" });
+    let plain = json!({ "state": "ENABLED", "variants": variants, "defaultVariant": "all" });
+    let mut flags = serde_json::Map::new();
+    let shared = json!({ "if": [{ "in": [{ "var": "agent" }, ["other", "nobody"]] }, "some",
+        { "fractional": [["all", 70], ["some", 30]] }] });
+    flags.insert("release".into(), json!({ "state": "ENABLED", "variants": variants, "targeting": shared }));
+    flags.insert("release.environment.production".into(), plain.clone());
+    for tool in tools {
+        flags.insert(format!("release.tool.{}", tool.name), plain.clone());
+    }
+    for n in flags.len()..200 {
+        flags.insert(format!("release.agent.somebody-{n}"), plain.clone());
+    }
+    let text = json!({ "flags": flags }).to_string();
+    Flags::read(&text, tools).map_err(|errors| errors.iter().map(ToString::to_string).collect::<String>().into())
+}
 
 /// Ten tools on each of three databases.
 fn tools() -> Result<Vec<Tool>, Failed> {
@@ -104,6 +126,7 @@ fn calls(tool: &Tool) -> Result<Vec<Call>, Failed> {
             owner: "anna".to_owned(),
             suspended: None,
             grants: Vec::new(),
+            levels: Levels::default(),
         };
         let statement = if n % 2 == 0 { "update" } else { "delete" };
         let aim = Target {
@@ -150,8 +173,10 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
     let budget = Budget { per: Per::Agent, window: SignedDuration::from_hours(1), actions: Some(100), most };
     let action = Caps { rows: Some(1000), ..Caps::default() };
     let limits = Limits { action, budgets: vec![budget], ..Limits::default() };
-    let (controls, floor) = (Controls::default(), Floor::default());
+    let (controls, floor, ceilings) = (Controls::default(), Floor::default(), Ceilings::default());
+    let flags = flags(&tools)?;
     let whole = |call: &Call| {
+        let flagged = flags.about(&call.contract, Some(&call.agent), Timestamp::UNIX_EPOCH);
         let facts = |measured| Facts {
             contract: &call.contract,
             now: Timestamp::UNIX_EPOCH,
@@ -159,6 +184,8 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
             agent: Some(&call.agent),
             controls: &controls,
             mode: Mode::Enforce,
+            flags: Some(&flagged),
+            ceilings: &ceilings,
             policy: &policy,
             limits: &limits,
             spent: &call.spent,

@@ -10,6 +10,8 @@ use crate::contract::{Actor, Contract, Target};
 use crate::decision::{Decision, Obligation, Phase, Ruling, Verdict};
 use crate::digest::{EffectDigest, Sha256};
 use crate::effect::{Blast, Effect, Rows, Touch};
+use crate::flags::Flagged;
+use crate::gates::autonomy::{Ceilings, Levels};
 use crate::gates::blast_radius::{Limits, Spent};
 use crate::gates::controls::Controls;
 use crate::gates::ownership::Agent;
@@ -76,7 +78,13 @@ pub(crate) fn contract(tool: &Tool, place: &str, statement: &str) -> Contract {
 }
 
 pub(crate) fn agent() -> Agent {
-    Agent { name: AgentName::new("coder").unwrap(), owner: "anna".into(), suspended: None, grants: vec![] }
+    Agent {
+        name: AgentName::new("coder").unwrap(),
+        owner: "anna".into(),
+        suspended: None,
+        grants: vec![],
+        levels: Levels::default(),
+    }
 }
 
 pub(crate) fn blast(deleted: u64) -> Blast {
@@ -120,6 +128,8 @@ pub(crate) struct World {
     pub(crate) agent: Option<Agent>,
     pub(crate) controls: Controls,
     pub(crate) mode: Mode,
+    pub(crate) flags: Option<Flagged>,
+    pub(crate) ceilings: Ceilings,
     pub(crate) policy: Policy,
     pub(crate) limits: Limits,
     pub(crate) spent: Vec<Spent>,
@@ -143,6 +153,8 @@ impl World {
             agent: Some(agent()),
             controls: Controls::default(),
             mode: Mode::Enforce,
+            flags: None,
+            ceilings: Ceilings::default(),
             policy: policy(policy_text),
             limits: Limits::default(),
             spent: vec![],
@@ -167,6 +179,8 @@ impl World {
             agent: self.agent.as_ref(),
             controls: &self.controls,
             mode: self.mode,
+            flags: self.flags.as_ref(),
+            ceilings: &self.ceilings,
             policy: &self.policy,
             limits: &self.limits,
             spent: &self.spent,
@@ -198,6 +212,8 @@ pub(crate) fn circumstances() -> Box<crate::gates::Circumstances> {
         agent: None,
         controls: Controls::default(),
         mode: Mode::Enforce,
+        flags: None,
+        ceilings: Ceilings::default(),
         limits: Limits::default(),
         spent: vec![],
         irreversible: 0,

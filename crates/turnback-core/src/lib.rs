@@ -15,6 +15,7 @@ pub mod digest;
 pub mod effect;
 #[cfg(test)]
 mod fixtures;
+pub mod flags;
 pub mod gates;
 pub mod json;
 pub mod names;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::contract::Actor;
 use crate::digest::Sha256;
+use crate::flags::Edition;
 use crate::gates::controls::{Deny, Freeze, Switch};
 use crate::gates::ownership::Agent;
 use crate::names::{AgentName, RunId, TokenId};
@@ -199,6 +200,14 @@ pub enum Body {
         /// The values by the name of their history.
         values: std::collections::BTreeMap<String, crate::robust::Number>,
     },
+    /// The release flags changed.
+    FlagsSet {
+        /// When, by whom and why.
+        edition: Edition,
+        /// The whole document, exact; `None` when there are no flags from here on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        document: Option<String>,
+    },
     /// The node opened the journal.
     Opened {
         /// Version of the program.
@@ -264,6 +273,7 @@ impl Body {
             Body::Labelled { .. } => "labels.read".into(),
             Body::LabelsCleared { .. } => "labels.cleared".into(),
             Body::Noted { .. } => "values.noted".into(),
+            Body::FlagsSet { .. } => "flags.set".into(),
             Body::Opened { .. } => "node.opened".into(),
             Body::Closed => "node.closed".into(),
             Body::Alert { .. } => "alert".into(),

@@ -9,9 +9,11 @@
 //! policy and the configuration itself lie outside every root an agent can name, and no two resources
 //! overlap, because the way back of one would be inside the other.
 
+mod autonomy;
 mod context;
 mod controls;
 mod error;
+mod flags;
 mod limits;
 mod raw;
 mod read;
@@ -29,6 +31,7 @@ use jiff::SignedDuration;
 use serde_spanned::Spanned;
 use turnback_core::contract::Assignment;
 use turnback_core::digest::Sha256;
+use turnback_core::gates::autonomy::Ceilings;
 use turnback_core::gates::blast_radius::Limits;
 use turnback_core::gates::controls::{Deny, Freeze};
 use turnback_core::gates::recoverability::Floor;
@@ -83,6 +86,10 @@ pub struct Config {
     pub policy: PathBuf,
     /// Decisions others enforce; absent means that nobody may ask for any but about itself.
     pub access: Option<Access>,
+    /// The release flags, in flagd's format. Absolute; none when the file names none.
+    pub flags: Option<PathBuf>,
+    /// How autonomous any agent may be, by class of action. Default: as its own levels say.
+    pub ceilings: Ceilings,
     /// How long a question waits before silence is a no. Default: 24 hours.
     pub approvals_expire: SignedDuration,
     /// Questions of one agent that may wait at once. Default 1,000.
@@ -102,6 +109,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 struct Spans {
     policy: Range<usize>,
+    flags: Range<usize>,
     resources: BTreeMap<ResourceName, Range<usize>>,
 }
 
@@ -246,7 +254,7 @@ impl Config {
         let reader = Reader { source: &source, folder: &folder };
 
         let environments: BTreeMap<_, _> = raw.environments.into_iter().map(|(name, e)| (name, e.mode)).collect();
-        let mut spans = Spans { policy: 0..0, resources: BTreeMap::new() };
+        let mut spans = Spans { policy: 0..0, flags: 0..0, resources: BTreeMap::new() };
         let mut resources = BTreeMap::new();
         let mut places = Vec::new();
         let mut labelled = Vec::new();
@@ -273,6 +281,10 @@ impl Config {
         spans.policy = raw.policy.path.as_ref().map_or(0..0, Spanned::span);
         let state_span = raw.state.as_ref().map(Spanned::span);
         reader.out_of_reach(&places, &state, state_span, &policy, raw.policy.path.as_ref().map(Spanned::span), file)?;
+
+        let flags = flags::read(&reader, &raw.flags, &places)?;
+        spans.flags = raw.flags.span();
+        let ceilings = autonomy::read(&reader, &raw.autonomy)?;
 
         let listen = reader.listen(raw.listen)?;
         let half_a_minute = SignedDuration::from_secs(30);
@@ -305,6 +317,8 @@ impl Config {
             grants_required: raw.grants.required,
             policy,
             access,
+            flags,
+            ceilings,
             approvals_expire,
             approvals_most: approvals_most.map_or(1000, |most| usize::try_from(most).unwrap_or(usize::MAX)),
             context,
@@ -351,6 +365,7 @@ impl Config {
                 found.push(self.source.error(span, format!("`{shown}` of resource `{name}` {why}"), next));
             }
         }
+        found.extend(flags::missing(self));
         if !self.policy.exists() {
             found.push(self.source.error(
                 self.spans.policy.clone(),

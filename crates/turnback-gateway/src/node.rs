@@ -11,6 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
+use turnback_core::flags::Flags;
 use turnback_core::names::ResourceName;
 use turnback_core::policy::{Policy, PolicyError, Source};
 use turnback_core::refusal::{Code, Refusal};
@@ -86,6 +87,24 @@ pub fn tools(config: &Config) -> Result<Vec<Tool>, Refusal> {
     Ok(tools)
 }
 
+/// Reads the release flags a configuration names, checked against the tools it registers.
+///
+/// # Errors
+/// A [`Refusal`] naming the file, with line and column where something in it is wrong.
+pub fn flags(config: &Config, tools: &[Tool]) -> Result<Option<Flags>, Refusal> {
+    let Some(path) = &config.flags else { return Ok(None) };
+    let place = path.display().to_string();
+    let failed = |e: std::io::Error| refused(&place, e).next("see that it can be read, then start again");
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > turnback_core::flags::SIZE_LIMIT as u64 {
+        let message = format!("is {size} bytes, more than {}", turnback_core::flags::SIZE_LIMIT);
+        return Err(Refusal::new(Code::TooLarge, message).at(&place).next("split off what is not used any more"));
+    }
+    let text = String::from_utf8(std::fs::read(path).map_err(failed)?)
+        .map_err(|_| Refusal::new(Code::BadInput, "is not UTF-8").at(&place).next("save it as UTF-8"))?;
+    Flags::read(&text, tools).map(Some).map_err(|errors| crate::runtime::wrong_flags(&place, &errors))
+}
+
 /// Where replaced and deleted files of a resource are kept.
 pub fn slots(config: &Config, name: &ResourceName) -> PathBuf {
     let own = config.resources.get(name).and_then(|resource| resource.slots.clone());
@@ -134,6 +153,8 @@ pub fn settings(config: &Config, url: String, clock: Clock) -> Result<Settings, 
         policy_files,
         policy_path: config.policy.clone(),
         access: config.access.as_ref().map(access).transpose()?,
+        flags: flags(config, &tools)?,
+        ceilings: config.ceilings.clone(),
         limits: config.limits.clone(),
         floor: config.floor.clone(),
         freezes: config.freezes.clone(),

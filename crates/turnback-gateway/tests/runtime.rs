@@ -311,7 +311,7 @@ async fn two_hundred_parallel_calls_never_exceed_a_budget_by_one() {
     let node = place.start().await;
     let agents = [("coder", "anna"), ("cleaner", "anna"), ("sweeper", "ben"), ("reader", "ben")];
     for (name, owner) in agents {
-        let add = Request::AgentAdd { name: AgentName::new(name).unwrap(), owner: owner.into() };
+        let add = Request::AgentAdd { name: AgentName::new(name).unwrap(), owner: owner.into(), level: None };
         assert_eq!(node.operate(add).await, Reply::Done);
     }
     let calls: Vec<_> = (0..200)
@@ -424,7 +424,10 @@ async fn bad_input_changes_nothing_names_its_place_and_is_recorded() {
 
 #[tokio::test]
 async fn every_decision_is_made_again_from_the_record() {
-    let place = Place::new();
+    let place = Place::with(&format!("{CONFIG}\n[flags]\npath = \"flags.json\"\n[autonomy]\nreversible_write = 4\n"));
+    let flag = json!({ "state": "ENABLED", "variants": { "on": "autonomous", "off": "off" }, "defaultVariant": "on",
+        "targeting": { "if": [{ "<": [{ "var": "$flagd.timestamp" }, 0] }, "off"] } });
+    std::fs::write(place.path("flags.json"), json!({ "flags": { "release": flag } }).to_string()).unwrap();
     let node = place.start().await;
     let (allowed, _) = done(node.sql("update customers set tier = 'gold' where id = 1").await);
     let waiting = pending(node.sql("delete from customers where id > 10").await);
@@ -435,8 +438,17 @@ async fn every_decision_is_made_again_from_the_record() {
     let tools = turnback_gateway::node::tools(&config).unwrap();
     let sources = turnback_gateway::node::policy_sources(&config.policy).unwrap();
     let policy = Policy::compile(&sources, &tools).unwrap();
-    let mut decisions = 0;
-    for run in [allowed, waiting.run.to_string()] {
+    // What flags say later changes nothing about what was decided.
+    let (flag, reason) = ("release".to_owned(), "enough".to_owned());
+    let off = Request::FlagsSet { flag, variant: Some("off".into()), state: None, reason };
+    assert!(matches!(node.operate(off).await, Reply::Flags(_)));
+    let Answer::Refused { run: Some(stopped), .. } = node.sql("delete from customers where id = 2").await else {
+        panic!("not refused");
+    };
+    let stopped = stopped.to_string();
+
+    let (mut decisions, mut flagged) = (0, Vec::new());
+    for run in [allowed, waiting.run.to_string(), stopped] {
         let (mut contract, mut measured) = (None, None);
         for happened in node.show(&run).await.history {
             match happened.event {
@@ -448,12 +460,17 @@ async fn every_decision_is_made_again_from_the_record() {
                     let facts = circumstances.facts(contract.as_ref().unwrap(), &policy, measured);
                     assert_eq!(gates::decide(decision.phase, &facts), decision);
                     decisions += 1;
+                    flagged.extend(circumstances.flags);
                 }
                 _ => {}
             }
         }
     }
-    assert_eq!(decisions, 6);
+    assert_eq!(decisions, 7);
+    let said: Vec<_> =
+        flagged.iter().flat_map(|f| &f.said).map(|said| said.variant.as_deref().unwrap_or("-")).collect();
+    assert_eq!(said, ["on", "on", "on", "off"]);
+    assert_ne!(flagged[0].document, flagged[3].document);
 }
 
 #[tokio::test]

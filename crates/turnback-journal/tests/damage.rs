@@ -60,7 +60,8 @@ fn registered() -> Vec<Entry> {
     let name = |n: &str| AgentName::new(n).unwrap();
     let mut entries = Vec::new();
     for n in ["coder", "tester"] {
-        let agent = Agent { name: name(n), owner: "anna".into(), suspended: None, grants: vec![] };
+        let agent =
+            Agent { name: name(n), owner: "anna".into(), suspended: None, grants: vec![], levels: Default::default() };
         let body = Body::AgentSet { agent: agent.clone(), by: "anna".into() };
         entries.push(about_nobody(body, put(Table::Agents, n, &agent)));
         for t in 0..2_u8 {

@@ -5,6 +5,7 @@
 //! gateway fetches it, records it, and can replay the decision from the record.
 
 pub mod authorization;
+pub mod autonomy;
 pub mod blast_radius;
 pub mod controls;
 pub mod evidence;
@@ -20,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::contract::Contract;
 use crate::decision::{Decision, Phase, Verdict};
 use crate::effect::Effect;
+use crate::flags::Flagged;
+use crate::gates::autonomy::Ceilings;
 use crate::gates::blast_radius::{Limits, Spent};
 use crate::gates::controls::Controls;
 use crate::gates::evidence::Evidence;
@@ -54,6 +57,10 @@ pub struct Facts<'a> {
     pub controls: &'a Controls,
     /// The mode of the action's environment.
     pub mode: Mode,
+    /// What the release flags said, in the phase gate `release` speaks in; `None` when there are none.
+    pub flags: Option<&'a Flagged>,
+    /// How autonomous any agent may be, by class of action.
+    pub ceilings: &'a Ceilings,
     /// The compiled policy.
     pub policy: &'a Policy,
     /// Limits per action and the agent's budget.
@@ -95,6 +102,12 @@ pub struct Circumstances {
     pub controls: Controls,
     /// The mode of the action's environment.
     pub mode: Mode,
+    /// What the release flags said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Flagged>,
+    /// How autonomous any agent may be.
+    #[serde(default, skip_serializing_if = "Ceilings::is_empty")]
+    pub ceilings: Ceilings,
     /// Limits and budget.
     pub limits: Limits,
     /// What of each budget was spent.
@@ -141,6 +154,8 @@ impl Circumstances {
             agent: self.agent.as_ref(),
             controls: &self.controls,
             mode: self.mode,
+            flags: self.flags.as_ref(),
+            ceilings: &self.ceilings,
             policy,
             limits: &self.limits,
             // Records of earlier versions name a sum where there was no budget.
@@ -166,6 +181,8 @@ impl Facts<'_> {
             agent: self.agent.cloned(),
             controls: self.controls.clone(),
             mode: self.mode,
+            flags: self.flags.cloned(),
+            ceilings: self.ceilings.clone(),
             limits: self.limits.clone(),
             spent: self.spent.to_vec(),
             irreversible: self.irreversible,
@@ -198,6 +215,7 @@ pub const GATES: &[Gate] = &[
     Gate { name: grants::NAME, before: true, after: false, judge: grants::judge },
     Gate { name: controls::NAME, before: true, after: true, judge: controls::judge },
     Gate { name: release::NAME, before: true, after: false, judge: release::judge },
+    Gate { name: autonomy::NAME, before: true, after: false, judge: autonomy::judge },
     Gate { name: authorization::NAME, before: true, after: true, judge: authorization::judge },
     Gate { name: flow::NAME, before: true, after: true, judge: flow::judge },
     Gate { name: evidence::NAME, before: true, after: true, judge: evidence::judge },
@@ -256,7 +274,7 @@ mod tests {
         world.mode = release::Mode::Off;
         let decision = decide(Phase::Before, &world.facts());
         let refused: Vec<_> = decision.decisive().map(|v| v.gate.as_str()).collect();
-        assert_eq!(refused, ["ownership", "release", "authorization"]);
+        assert_eq!(refused, ["ownership", "release", "autonomy", "authorization"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Facts;
+use super::autonomy::Levels;
 use super::grants::Grant;
 use crate::contract::Actor;
 use crate::decision::{Ruling, Verdict};
@@ -24,6 +25,9 @@ pub struct Agent {
     /// What it was granted, run out or not. Asked where grants are required.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
+    /// How much it may do alone.
+    #[serde(default, skip_serializing_if = "Levels::is_default")]
+    pub levels: Levels,
 }
 
 /// Asks who answers for the actor.

@@ -20,6 +20,7 @@ use crate::contract::{Actor, Assignment, Contract, Statement, Target};
 use crate::decision::Ruling;
 use crate::digest::{EffectDigest, Sha256};
 use crate::effect::{Blast, Effect, Rows, Touch};
+use crate::gates::autonomy::{Ceilings, Levels};
 use crate::gates::blast_radius::Limits;
 use crate::gates::controls::Controls;
 use crate::gates::ownership::Agent;
@@ -179,6 +180,7 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         owner: case.owner.unwrap_or_else(|| "somebody".to_owned()),
         suspended: None,
         grants: Vec::new(),
+        levels: Levels::default(),
     };
     let verdict = policy.judge(&Facts {
         contract: &contract,
@@ -187,6 +189,8 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         agent: Some(&agent),
         controls: &Controls::default(),
         mode: Mode::Enforce,
+        flags: None,
+        ceilings: &Ceilings::default(),
         policy,
         limits: &Limits::default(),
         spent: &[],

@@ -224,6 +224,7 @@ impl Tape<'_> {
             owner: self.word().to_owned(),
             suspended: None,
             grants: Vec::new(),
+            levels: Default::default(),
         });
         let contract = &mut world.contract;
         contract.actor = crate::contract::Actor::Agent(world.agent.as_ref().unwrap().name.clone());

@@ -136,6 +136,18 @@ pub const LINTS: &[Lint] = &[
         "Records name a rule without @id by its line, which moves when the file is edited.",
     ),
     warning("cedar", "a warning of Cedar's own validator", "See the Cedar documentation on policy validation."),
+    Lint {
+        id: "flag-metadata",
+        severity: Severity::Error,
+        title: "a release flag nobody answers for",
+        help: "Every flag says in its metadata who answers for it, why it is there, when it was made, when it is looked \
+               at again, under which condition it goes, and whether it is meant to stay.",
+    },
+    warning(
+        "flag-review",
+        "a release flag whose review is overdue",
+        "A flag nobody looked at since is what holds when nobody remembers why. Remove it or set a later date.",
+    ),
 ];
 
 /// What is known of a lint.

@@ -163,7 +163,7 @@ pub async fn start(dir: &Path) -> Outcome<Node> {
     let settings = node::settings(&config, "http://127.0.0.1:1".into(), clock).map_err(|e| format!("{e:?}"))?;
     let runtime = Runtime::open(settings).await.map_err(|e| e.to_string())?;
     let agent = AgentName::new("coder")?;
-    match runtime.operate(Request::AgentAdd { name: agent.clone(), owner: "anna".into() }, "anna").await {
+    match runtime.operate(Request::AgentAdd { name: agent.clone(), owner: "anna".into(), level: None }, "anna").await {
         Reply::Done => Ok(Node {
             runtime,
             caller: Caller { agent, on_behalf_of: None, assignment: turnback_core::contract::Assignment::default() },

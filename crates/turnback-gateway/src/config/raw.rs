@@ -46,6 +46,10 @@ pub(super) struct File {
     pub(super) policy: Policy,
     pub(super) access: Option<Access>,
     #[serde(default)]
+    pub(super) flags: super::flags::Raw,
+    #[serde(default)]
+    pub(super) autonomy: super::autonomy::Raw,
+    #[serde(default)]
     pub(super) approvals: Approvals,
     #[serde(default)]
     pub(super) context: context::RawContext,

@@ -47,6 +47,13 @@ pub(super) struct Occupied {
     reach: bool,
 }
 
+impl Occupied {
+    /// The resource through which an agent can name `path`.
+    pub(super) fn reaches(&self, path: &Path) -> Option<&ResourceName> {
+        (self.reach && path.starts_with(&self.path)).then_some(&self.resource)
+    }
+}
+
 /// What else the file names, for names that must be among it.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'a> {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use turnback_core::contract::Assignment;
 use turnback_core::decision::Decision;
+use turnback_core::flags::{Edition, State, Summary};
+use turnback_core::gates::autonomy::Level;
 use turnback_core::gates::controls::{Deny, Freeze, Scope, Selector, Switch};
 use turnback_core::gates::flow::{Label, Reader};
 use turnback_core::gates::ownership::Agent;
@@ -17,7 +19,7 @@ use turnback_core::record::Row;
 use turnback_core::refusal::Refusal;
 use turnback_core::rollback::{Blocker, RollbackPlan};
 use turnback_core::run::{Event, Observation};
-use turnback_core::tool::Verb;
+use turnback_core::tool::{Risk, Verb};
 
 use super::policy::{PolicyRequest, PolicyState};
 
@@ -66,7 +68,44 @@ pub enum Request {
         name: AgentName,
         /// Its human owner.
         owner: String,
+        /// How much it may do alone; as before, or 3, when not said.
+        #[serde(default)]
+        level: Option<Level>,
     },
+    /// Set how much an agent may do alone.
+    AgentLevel {
+        /// Its name.
+        name: AgentName,
+        /// The level.
+        level: Level,
+        /// Only for this class of action.
+        #[serde(default)]
+        class: Option<Risk>,
+    },
+    /// The release flags that hold.
+    Flags,
+    /// Change one flag.
+    FlagsSet {
+        /// Its key.
+        flag: String,
+        /// The variant that holds when targeting names none.
+        #[serde(default)]
+        variant: Option<String>,
+        /// Whether it says anything.
+        #[serde(default)]
+        state: Option<State>,
+        /// Why.
+        reason: String,
+    },
+    /// Replace all flags.
+    FlagsApply {
+        /// The whole document.
+        document: String,
+        /// Why.
+        reason: String,
+    },
+    /// The last changes of the flags, newest first.
+    FlagsHistory,
     /// All agents.
     Agents,
     /// Suspend an agent, or reinstate it with no reason.
@@ -273,6 +312,10 @@ pub enum Reply {
     Freezes(Vec<Freeze>),
     /// Budgets of which something is spent.
     Budgets(Vec<BudgetView>),
+    /// The release flags.
+    Flags(Box<FlagsView>),
+    /// Changes of the flags, newest first.
+    FlagsHistory(Vec<Edition>),
     /// A signed checkpoint in C2SP note form.
     Checkpoint(String),
     /// Why a run was decided as it was.
@@ -323,6 +366,17 @@ pub struct LabelView {
     pub run: RunId,
     /// When it stops to count.
     pub until: Timestamp,
+}
+
+/// The release flags that hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlagsView {
+    /// Since when, by whom and why.
+    pub edition: Edition,
+    /// Each flag.
+    pub flags: Vec<Summary>,
+    /// The exact document.
+    pub document: String,
 }
 
 /// A token without its secret.

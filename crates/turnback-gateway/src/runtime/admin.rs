@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use turnback_core::contract::Actor;
+use turnback_core::flags::Change;
+use turnback_core::gates::autonomy::{Level, Levels};
 use turnback_core::gates::controls::{Deny, Scope, Switch};
 use turnback_core::gates::ownership::Agent;
 use turnback_core::names::{AgentName, ApprovalId, RunId, TokenId};
@@ -72,7 +74,22 @@ impl Inner {
                 self.answer(id, by, Said::No(reason)).await.map(|view| Reply::Ended(Box::new(vec![view])))
             }
             Request::Undo { what, dry_run } => self.undo(what, dry_run, by).await,
-            Request::AgentAdd { name, owner } => self.add_agent(name, owner, by).await,
+            Request::AgentAdd { name, owner, level } => self.add_agent(name, owner, level, by).await,
+            Request::AgentLevel { name, level, class } => {
+                let _one_at_a_time = self.editing.lock().await;
+                let mut agent = self.agent(&name)?;
+                match class {
+                    Some(class) => drop(agent.levels.classes.insert(class, level)),
+                    None => agent.levels.level = level,
+                }
+                self.set_agent(agent, by).await
+            }
+            Request::Flags => self.flags(),
+            Request::FlagsSet { flag, variant, state, reason } => {
+                self.set_flag(&flag, &Change { variant, state }, reason, by).await
+            }
+            Request::FlagsApply { document, reason } => self.apply_flags(document, reason, by).await,
+            Request::FlagsHistory => self.flags_history(),
             Request::Agents => Ok(Reply::Agents(self.board.view().agents.values().cloned().collect())),
             Request::AgentSuspend { name, reason } => {
                 let _one_at_a_time = self.editing.lock().await;
@@ -276,15 +293,23 @@ impl Inner {
         })
     }
 
-    async fn add_agent(&self, name: AgentName, owner: String, by: &str) -> Result<Reply, Refusal> {
+    async fn add_agent(
+        &self,
+        name: AgentName,
+        owner: String,
+        level: Option<Level>,
+        by: &str,
+    ) -> Result<Reply, Refusal> {
         let owner = owner.trim().to_owned();
         if owner.is_empty() || owner.contains(',') {
             return Err(Refusal::new(Code::BadInput, "exactly one person must answer for an agent").at("owner"));
         }
         let _one_at_a_time = self.editing.lock().await;
-        let agent = self.board.view().agents.get(&name).cloned();
-        let new = Agent { name, owner: owner.clone(), suspended: None, grants: Vec::new() };
-        self.set_agent(Agent { owner, ..agent.unwrap_or(new) }, by).await
+        let before = self.board.view().agents.get(&name).cloned();
+        let new = Agent { name, owner: owner.clone(), suspended: None, grants: Vec::new(), levels: Levels::default() };
+        let mut agent = Agent { owner, ..before.unwrap_or(new) };
+        agent.levels.level = level.unwrap_or(agent.levels.level);
+        self.set_agent(agent, by).await
     }
 
     pub(super) async fn set_agent(&self, agent: Agent, by: &str) -> Result<Reply, Refusal> {

@@ -4,7 +4,7 @@
 //! machine-readable shape. Never somebody else's data: numbers and names of the caller's own resource.
 
 use serde_json::{Value, json};
-use turnback_core::decision::{Decision, Ruling};
+use turnback_core::decision::{Decision, Obligation, Ruling};
 use turnback_core::names::{ApprovalId, RunId};
 use turnback_core::record::Row;
 use turnback_core::refusal::{Code, Refusal};
@@ -66,14 +66,19 @@ pub(super) fn of(run: &Run, reading: Option<Reading>) -> Answer {
                 let would = if asked == Ruling::Allow { "have been done" } else { "have waited for a person" };
                 let it = measurement.as_ref().map_or_else(String::new, |m| format!("; it {}", m.effect.summary));
                 let environment = &run.contract.environment;
+                // A release flag may be the reason; then the gate names it, and who changes it.
+                let flagged = before.iter().flat_map(|before| &before.verdicts).find(|verdict| {
+                    verdict.obligations.contains(&Obligation::MeasureOnly) && !verdict.rules.is_empty()
+                });
+                let (why, next) = match flagged {
+                    Some(verdict) => (verdict.reason.clone(), verdict.next.clone()),
+                    None => (format!("environment `{environment}` is only observed"), None),
+                };
+                let next = next.unwrap_or_else(|| {
+                    "an operator sets the environment's mode to \"draft\" or \"enforce\"".to_owned()
+                });
                 no(
-                    Refusal::new(
-                        Code::Denied,
-                        format!(
-                            "nothing was changed: environment `{environment}` is only observed. It would {would}{it}"
-                        ),
-                    )
-                    .next("an operator sets the environment's mode to \"draft\" or \"enforce\""),
+                    Refusal::new(Code::Denied, format!("nothing was changed: {why}. It would {would}{it}")).next(next),
                     measurement.as_deref().map_or_else(|| json!({}), effect),
                 )
             }

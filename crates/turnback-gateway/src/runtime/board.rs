@@ -1,6 +1,6 @@
-//! The board: who exists, whose credentials count, which switches are thrown.
+//! The board: who exists, whose credentials count, which switches are thrown, which release flags hold.
 //!
-//! A copy of three journal tables in memory, because every decision reads it. Invariant
+//! A copy of journal tables in memory, because every decision reads it. Invariant
 //! `DURABLE-FIRST`: the board changes only after the journal has the change on disk.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use turnback_core::record::Token;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_journal::{Journal, JournalError, Table};
 
+use super::flags::Active;
+
 /// What the board shows at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
@@ -22,6 +24,7 @@ pub(crate) struct View {
     pub(crate) tokens: BTreeMap<TokenId, Token>,
     by_secret: BTreeMap<Sha256, TokenId>,
     pub(crate) controls: Controls,
+    pub(crate) flags: Option<Arc<Active>>,
 }
 
 /// The shared board. Readers take a cheap copy of the current view and never wait for the journal.
@@ -94,6 +97,10 @@ impl Board {
     /// Changes the denylist or the freezes.
     pub(crate) fn edit_controls(&self, edit: impl FnOnce(&mut Controls)) {
         self.change(|v| edit(&mut v.controls));
+    }
+
+    pub(crate) fn set_flags(&self, flags: Option<Active>) {
+        self.change(|v| v.flags = flags.map(Arc::new));
     }
 
     pub(crate) fn lift(&self, switch: &Switch) {

@@ -254,6 +254,7 @@ impl Inner {
         let measured = run.state.measurement().filter(|_| phase == Phase::After);
         let measured = measured.map(|m| Measured { effect: &m.effect, plan: &m.plan });
         let approval = run.approval();
+        let flagged = view.flagged(phase, contract, now);
         let facts = Facts {
             contract,
             now,
@@ -261,6 +262,8 @@ impl Inner {
             agent,
             controls: &view.controls,
             mode: self.settings.environments.get(&contract.environment).copied().unwrap_or_default(),
+            flags: flagged.as_ref(),
+            ceilings: &self.settings.ceilings,
             policy: held.active(),
             limits: &self.settings.limits,
             spent: &[],

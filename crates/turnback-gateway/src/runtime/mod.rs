@@ -17,6 +17,7 @@ mod board;
 mod budgets;
 mod context;
 mod drive;
+mod flags;
 mod grants;
 mod patience;
 mod policies;
@@ -52,6 +53,7 @@ use turnback_journal::{Batch, Entry, Journal, JournalError, Projection, RowFilte
 use crate::desk::{Answer, Call, Caller, Desk, Pending};
 
 pub use admin::user_name;
+pub use flags::wrong_flags;
 pub use settings::{Access, Clock, Resource, Settings, tools_of};
 pub use undo::UndoEnd;
 
@@ -87,6 +89,8 @@ struct Inner {
     /// Agents, grants, denies, freezes and refills are changed one at a time: no change rests on a reading
     /// another one made stale.
     editing: tokio::sync::Mutex<()>,
+    /// Flags are changed one at a time: each change rests on the one before.
+    flagging: tokio::sync::Mutex<()>,
     /// Held from reading how a run ended until what changes of its end – that its caller heard it, that it
     /// was undone – is handed to the journal: two such events of one run never rest on the same reading.
     telling: Arc<tokio::sync::Mutex<()>>,
@@ -122,6 +126,7 @@ impl Runtime {
             .into_iter()
             .map(|resource| (resource.name.clone(), Bound { resource, lock: Arc::default() }))
             .collect();
+        let file = settings.flags.take();
         let time = steady::Steady::new(Arc::clone(&settings.clock));
         let started = time.now();
         let (policies, noticed) = policies::Policies::load(&journal, &settings, &tools, started)?;
@@ -143,6 +148,7 @@ impl Runtime {
             waiters: Mutex::default(),
             questions,
             answering: tokio::sync::Mutex::default(),
+            flagging: tokio::sync::Mutex::default(),
             telling: Arc::default(),
             turned: Arc::default(),
             time,
@@ -157,6 +163,7 @@ impl Runtime {
             opening.push((Body::Alert { run: None, message }, None));
         }
         inner.append(opening).await?;
+        inner.adopt_flags(file).await?;
         recover::recover(&inner, fresh).await?;
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use turnback_core::contract::Assignment;
 use turnback_core::digest::Sha256;
+use turnback_core::flags::Flags;
+use turnback_core::gates::autonomy::Ceilings;
 use turnback_core::gates::blast_radius::Limits;
 use turnback_core::gates::controls::{Deny, Freeze};
 use turnback_core::gates::recoverability::Floor;
@@ -67,6 +69,10 @@ pub struct Settings {
     pub policy_path: PathBuf,
     /// Who may ask for decisions others enforce, and what those are made by.
     pub access: Option<Access>,
+    /// The release flags as the file has them, checked against the same tools; `None` when there are none.
+    pub flags: Option<Flags>,
+    /// How autonomous any agent may be, by class of action.
+    pub ceilings: Ceilings,
     /// Limits per action, and budgets.
     pub limits: Limits,
     /// The floor of the way back.

@@ -150,7 +150,7 @@ impl Place {
         let settings = node::settings(&self.config(), "http://127.0.0.1:1".into(), self.clock()).unwrap();
         let runtime = Runtime::open(settings).await.unwrap();
         let agent = AgentName::new("coder").unwrap();
-        let add = Request::AgentAdd { name: agent.clone(), owner: "anna".into() };
+        let add = Request::AgentAdd { name: agent.clone(), owner: "anna".into(), level: None };
         assert_eq!(runtime.operate(add, "anna").await, Reply::Done);
         Node {
             runtime,

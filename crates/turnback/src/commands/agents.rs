@@ -1,8 +1,9 @@
 //! `turnback agents`.
 
 use jiff::SignedDuration;
+use turnback_core::gates::autonomy::Level;
 use turnback_core::names::{AgentName, EnvironmentName, ResourceName, ToolName};
-use turnback_core::tool::Verb;
+use turnback_core::tool::{Risk, Verb};
 use turnback_gateway::operator::protocol::{GrantAsked, Reply, Request};
 
 use crate::client::unexpected;
@@ -25,6 +26,18 @@ enum What {
         /// The person who answers for it: a system user name
         #[arg(long)]
         owner: String,
+        /// How much it may do alone, 1 to 4; as before, or 3
+        #[arg(long)]
+        level: Option<Level>,
+    },
+    /// Set how much an agent may do alone: 1 proposes, 2 with approval, 3 routine alone, 4 alone within bounds
+    Level {
+        name: AgentName,
+        /// 1 to 4
+        level: Level,
+        /// Only for this class of action, such as `external_effect`
+        #[arg(long, value_name = "RISK", value_parser = class)]
+        class: Option<Risk>,
     },
     /// List all agents
     List,
@@ -74,6 +87,13 @@ fn verb(word: &str) -> Result<Verb, String> {
     })
 }
 
+/// A class of action that changes something, by its word.
+fn class(text: &str) -> Result<Risk, String> {
+    let classes = [Risk::ReversibleWrite, Risk::ExternalEffect, Risk::AdminAction, Risk::Irreversible];
+    let words: Vec<&str> = classes.iter().map(|class| class.word()).collect();
+    classes.into_iter().find(|class| class.word() == text).ok_or_else(|| format!("use {}", words.join(", ")))
+}
+
 pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
     let door = context.door()?;
     let token_next = match &args.what {
@@ -81,7 +101,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
         _ => None,
     };
     let request = match args.what {
-        What::Add { name, owner } => Some(Request::AgentAdd { name, owner }),
+        What::Add { name, owner, level } => Some(Request::AgentAdd { name, owner, level }),
+        What::Level { name, level, class } => Some(Request::AgentLevel { name, level, class }),
         What::Suspend { name, reason } => Some(Request::AgentSuspend { name, reason: Some(reason) }),
         What::Resume { name } => Some(Request::AgentSuspend { name, reason: None }),
         What::Grant { name, tools, resources, environments, verbs, lasts, reason } => {

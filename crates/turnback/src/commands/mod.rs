@@ -8,6 +8,7 @@ mod completion;
 mod demo;
 mod deny;
 mod doctor;
+mod flags;
 mod freeze;
 mod init;
 mod kill;
@@ -51,6 +52,7 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Doctor(doctor::Args),
     Policy(policy::Args),
+    Flags(flags::Args),
     Completion(completion::Args),
 }
 
@@ -77,6 +79,7 @@ impl Command {
             Self::Verify(args) => verify::run(context, args),
             Self::Doctor(args) => doctor::run(context, args),
             Self::Policy(args) => policy::run(context, args),
+            Self::Flags(args) => flags::run(context, args),
             Self::Completion(args) => completion::run(context, args),
         }
     }

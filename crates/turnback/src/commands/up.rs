@@ -109,7 +109,7 @@ fn greet(context: &Context, door: &Door, config: &Config, url: &str) -> Result<(
         context.notice(&next(&format!("turnback agents add {name} --owner <person>")));
         return Ok(());
     };
-    door.ask(&Request::AgentAdd { name: name.clone(), owner: owner.clone() })?;
+    door.ask(&Request::AgentAdd { name: name.clone(), owner: owner.clone(), level: None })?;
     context.notice(&format!("agent `{name}` is registered, owned by {}\n", visible(&owner)));
     let made = token::make(
         door,

@@ -7,6 +7,7 @@
 
 pub(crate) mod diff;
 pub(crate) mod error;
+pub(crate) mod flags;
 pub(crate) mod number;
 pub(crate) mod operator;
 pub(crate) mod rules;

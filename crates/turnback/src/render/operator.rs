@@ -23,10 +23,15 @@ pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
                 Some(why) => Cell::styled(BAD, format!("suspended: {}", visible(why))),
                 None => Cell::styled(GOOD, "active"),
             };
-            vec![Cell::styled(STRONG, agent.name.as_str()), Cell::new(visible(&agent.owner)), standing]
+            let mut level = agent.levels.level.number().to_string();
+            for (class, own) in &agent.levels.classes {
+                level.push_str(&format!(", {} {}", class.word(), own.number()));
+            }
+            let name = Cell::styled(STRONG, agent.name.as_str());
+            vec![name, Cell::new(visible(&agent.owner)), Cell::new(level), standing]
         })
         .collect();
-    let mut text = table(&["AGENT", "OWNER", "STANDING"], rows);
+    let mut text = table(&["AGENT", "OWNER", "LEVEL", "STANDING"], rows);
     if agents.iter().any(|agent| !agent.grants.is_empty()) {
         text.push('\n');
         text.push_str(&grants(agents, now));

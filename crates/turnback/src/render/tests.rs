@@ -12,6 +12,7 @@ use turnback_core::contract::{Actor, Contract, Statement, Target};
 use turnback_core::decision::{Decision, Obligation, Phase, Ruling, Verdict};
 use turnback_core::digest::{ActionDigest, EffectDigest, Sha256};
 use turnback_core::effect::{Blast, Effect, Rows, Touch};
+use turnback_core::gates::autonomy::{self, Levels};
 use turnback_core::gates::controls::{Scope, Switch};
 use turnback_core::gates::ownership::Agent;
 use turnback_core::names::{AgentName, ApprovalId, EnvironmentName, ResourceName, RunId, TokenId, ToolName};
@@ -319,12 +320,16 @@ fn an_undo_with_something_in_the_way() {
 fn operators_lists() -> (Vec<Agent>, Vec<TokenView>, Vec<Switch>) {
     let name = AgentName::new("coder").unwrap();
     let agents = vec![
-        Agent { name: name.clone(), owner: "alice".into(), suspended: None, grants: vec![] },
+        Agent { name: name.clone(), owner: "alice".into(), suspended: None, grants: vec![], levels: Levels::default() },
         Agent {
             name: AgentName::new("reviewer").unwrap(),
             owner: "bob".into(),
             suspended: Some("too eager".into()),
             grants: vec![],
+            levels: Levels {
+                level: autonomy::Level::Approved,
+                classes: [(Risk::AdminAction, autonomy::Level::Propose)].into(),
+            },
         },
     ];
     let token = |n, on_behalf_of, expires| TokenView {

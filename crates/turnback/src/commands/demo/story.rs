@@ -366,7 +366,7 @@ impl<'w> Story<'w> {
 /// Registers an agent with its owner and makes a token for it.
 fn register(gateway: &Gateway, name: &str) -> Result<String, Failure> {
     let agent = AgentName::new(name)?;
-    gateway.ask(&Request::AgentAdd { name: agent.clone(), owner: "demo".into() })?;
+    gateway.ask(&Request::AgentAdd { name: agent.clone(), owner: "demo".into(), level: None })?;
     match gateway.ask(&Request::TokenNew {
         agent,
         on_behalf_of: None,

@@ -31,7 +31,8 @@ enum Format {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
     let rules = Rules::read(context)?;
-    let findings = rules.findings();
+    let mut findings = rules.findings();
+    findings.extend(crate::commands::flags::findings(&context.config()?, context.now)?);
     match args.format {
         Format::Json => context.print(&crate::render::json(&findings)?)?,
         Format::Sarif => context.print(&crate::render::json(&sarif::log(&findings))?)?,

@@ -13,7 +13,7 @@ mod stage;
 mod staged;
 mod test;
 
-pub(super) use self::rules::Rules;
+pub(super) use self::rules::{Rules, shown};
 use crate::context::{Context, Exit, Failure};
 
 /// Check, test, explain, try and change the rules

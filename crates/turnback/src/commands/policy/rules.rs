@@ -87,7 +87,7 @@ impl Rules {
 }
 
 /// A path as it is clickable from here.
-pub(super) fn shown(path: &Path) -> String {
+pub(in crate::commands) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).to_string_lossy().into_owned()
 }
