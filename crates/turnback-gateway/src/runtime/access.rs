@@ -131,7 +131,11 @@ impl Inner {
 /// A whole decision as one verdict: the strictest gates' reasons.
 fn summed(decision: &Decision) -> Verdict {
     let reasons: Vec<String> = decision.decisive().map(|v| format!("{}: {}", v.gate, v.reason)).collect();
-    let mut verdict = Verdict::new("gates", decision.ruling, reasons.join("; "));
+    let mut verdict = if decision.ruling == Ruling::Allow && decision.measure_only() {
+        Verdict::new("gates", Ruling::Deny, "the environment is only observed: nothing would be done")
+    } else {
+        Verdict::new("gates", decision.ruling, reasons.join("; "))
+    };
     verdict.next = decision.decisive().find_map(|v| v.next.clone());
     verdict.rules = decision.decisive().flat_map(|v| v.rules.iter().cloned()).collect();
     verdict
