@@ -148,7 +148,7 @@ pub struct Intent {
     pub policy: Sha256,
     /// It was measured: `aims` are the places it would have touched, not the one it named.
     pub measured: bool,
-    /// The places. Empty of a measured one: it would have touched more than are listed.
+    /// The places. Of a measured one that would have touched more than are listed, also what it named and the tables.
     pub aims: BTreeSet<Aim>,
 }
 
@@ -174,16 +174,23 @@ fn became(touch: &Touch) -> Change {
     if touch.after.is_some() { Change::Put } else { Change::Remove }
 }
 
-/// The places of a measured effect; empty when they are not all listed, and for a change of schema, whose
-/// places are what the statement names.
+/// The places of a measured effect. Where they are not all listed, also the place that was named and the tables
+/// that were counted, which stand for the rest; for a change of schema only what the statement names.
 fn touched(contract: &Contract, effect: &crate::effect::Effect, plan: &crate::rollback::RollbackPlan) -> BTreeSet<Aim> {
-    if plan.footprint.more > 0 {
-        return BTreeSet::new();
-    }
     if effect.blast.schema_objects > 0 {
         return named(contract);
     }
-    plan.footprint.places.iter().map(|t| Aim { place: t.place.clone(), change: became(t) }).collect()
+    let mut aims: BTreeSet<Aim> =
+        plan.footprint.places.iter().map(|t| Aim { place: t.place.clone(), change: became(t) }).collect();
+    if plan.footprint.more > 0 {
+        aims.extend(named(contract));
+        for (table, rows) in &effect.blast.rows {
+            let changes = [(rows.inserted + rows.updated > 0, Change::Put), (rows.deleted > 0, Change::Remove)];
+            let changes = changes.into_iter().filter(|(is, _)| *is);
+            aims.extend(changes.map(|(_, change)| Aim { place: table.clone(), change }));
+        }
+    }
+    aims
 }
 
 /// Gates whose refusal is about what was wanted and not about the moment, the size or the way: asking again
@@ -221,27 +228,31 @@ impl Intent {
     /// Whether an action comes to what was refused.
     ///
     /// It does when a place it names or touches is, or lies beneath, a place that was refused, and the same
-    /// becomes of it. What would have touched more places than are listed meets every change of that target.
-    /// One exception: what touches only a part of what a rule refused after measuring it is a smaller
-    /// action – what refusals ask for – and is judged by itself; to a person it is put all the same.
-    fn returns_in(&self, contract: &Contract, measured: Option<Measured<'_>>) -> bool {
+    /// becomes of it. Of what touches more places than are listed, also when a place that was refused lies
+    /// beneath one of its own. One exception: what touches only parts of what rules refused after measuring it,
+    /// and all of no such refusal, is a smaller action – what refusals ask for – and is judged by itself; to a
+    /// person it is put all the same. `refused` is all that rules refused after measuring it.
+    fn returns_in(&self, contract: &Contract, measured: Option<Measured<'_>>, refused: &BTreeSet<&Aim>) -> bool {
         if self.target != contract.target.identity {
             return false;
         }
         let aims = measured.map_or_else(|| named(contract), |m| touched(contract, m.effect, m.plan));
-        if aims.is_empty() || self.aims.is_empty() {
-            // Unlisted places cannot be told apart. Nothing at all touched comes to nothing.
-            return measured.is_some_and(|m| !m.effect.blast.is_empty());
-        }
+        let listed = measured.is_none_or(|m| m.plan.footprint.more == 0);
         if measured.is_some()
-            && self.measured
-            && !self.by_person
-            && aims.len() < self.aims.len()
-            && aims.is_subset(&self.aims)
+            && listed
+            && self.by_rule_measured()
+            && aims.iter().all(|aim| refused.contains(aim))
+            && !self.aims.is_subset(&aims)
         {
             return false;
         }
-        aims.iter().any(|aim| self.aims.iter().any(|was| was.meets(contract.kind, aim)))
+        let kind = contract.kind;
+        aims.iter().any(|aim| self.aims.iter().any(|was| was.meets(kind, aim) || (!listed && aim.meets(kind, was))))
+    }
+
+    /// A rule refused it, knowing what it would have touched.
+    const fn by_rule_measured(&self) -> bool {
+        self.measured && !self.by_person
     }
 
     /// Whether another refusal was of the same, in the same words.
@@ -258,7 +269,7 @@ impl Intent {
     pub fn is_answered_by(&self, run: &Run) -> bool {
         let measured = run.state.measurement().map(|m| Measured { effect: &m.effect, plan: &m.plan });
         run.approval().is_some_and(|approval| approval.question.asked > self.at)
-            && self.returns_in(&run.contract, measured)
+            && self.returns_in(&run.contract, measured, &BTreeSet::new())
     }
 }
 
@@ -334,11 +345,11 @@ fn returns(facts: &Facts<'_>, flow: &Flow) -> Option<Verdict> {
         return None;
     }
     let policy = facts.policy.digest();
-    let before: Vec<&Intent> = flow
-        .refused
-        .iter()
-        .filter(|intent| intent.policy == policy && intent.returns_in(facts.contract, facts.measured))
-        .collect();
+    let under_this = || flow.refused.iter().filter(|intent| intent.policy == policy);
+    let measured = under_this().filter(|i| i.by_rule_measured() && i.target == facts.contract.target.identity);
+    let refused: BTreeSet<&Aim> = measured.flat_map(|intent| &intent.aims).collect();
+    let before: Vec<&Intent> =
+        under_this().filter(|intent| intent.returns_in(facts.contract, facts.measured, &refused)).collect();
     let first = before.first()?;
     let ruling = match before.iter().any(|intent| !intent.by_person) {
         true => Ruling::Deny,
