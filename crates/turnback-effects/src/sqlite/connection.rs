@@ -47,8 +47,11 @@ impl File {
             Ok((path, meta))
         })?;
         let file = Self { device: meta.dev(), inode: meta.ino(), path };
-        let head = file.open(OpenFlags::SQLITE_OPEN_READ_ONLY, Duration::ZERO).map(|(c, _)| raw::header(&c));
-        if !matches!(head, Ok(Ok(head)) if &head == b"SQLite format 3\0") {
+        let (connection, _) = file.open(OpenFlags::SQLITE_OPEN_READ_ONLY, Duration::ZERO).map_err(|refusal| {
+            let next = refusal.next.clone().unwrap_or_else(|| "see that it can be opened, then start again".to_owned());
+            refusal.at(file.path.display().to_string()).next(next)
+        })?;
+        if !matches!(raw::header(&connection), Ok(head) if &head == b"SQLite format 3\0") {
             return Err(Refusal::new(Code::BadInput, "not an SQLite 3 database")
                 .at(file.path.display().to_string())
                 .next("make one first: sqlite3 FILE 'VACUUM'"));

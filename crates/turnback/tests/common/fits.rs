@@ -104,7 +104,13 @@ pub fn fits(
         assert!(of_act.insert(act, row).is_none(), "act {act} became two runs: {rows:?}");
         let ends = ["settled", "undone", "refused", "abandoned", "parked", "rejected"];
         assert!(ends.contains(&word(row, "state")), "left open: {row}");
-        if word(row, "state") == "refused" && !matches!(heard[act], Heard::Refused(_)) {
+        // Of what waited for a person, whoever answered heard that it could not be done.
+        let refused = |(answer, heard): &(&Act, &Heard)| match answer.does {
+            Do::Approve(of) => of == act && matches!(heard, Heard::Refused(_)),
+            _ => false,
+        };
+        let told = matches!(heard[act], Heard::Refused(_)) || acts.iter().zip(heard).any(|pair| refused(&pair));
+        if word(row, "state") == "refused" && !told {
             assert!(word(row, "summary").contains("nothing had happened"), "{row}");
         }
     }
