@@ -17,7 +17,7 @@ fn rules(more: &str) -> String {
 
 async fn register(node: &Node, name: &str) -> Caller {
     let agent = AgentName::new(name).unwrap();
-    let add = Request::AgentAdd { name: agent.clone(), owner: "ben".into() };
+    let add = Request::AgentAdd { name: agent.clone(), owner: "ben".into(), level: None };
     assert_eq!(node.operate(add).await, Reply::Done);
     Caller { agent, ..node.caller.clone() }
 }
