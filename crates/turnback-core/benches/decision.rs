@@ -196,6 +196,7 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
             approved: false,
             flow: None,
             evidence: None,
+            collision: None,
             measured,
         };
         let before = decide(Phase::Before, &facts(None));

@@ -140,6 +140,7 @@ pub(crate) struct World {
     pub(crate) evidence: Option<crate::gates::evidence::Evidence>,
     pub(crate) excepted: Vec<String>,
     pub(crate) grants_required: bool,
+    pub(crate) collision: Option<crate::gates::collision::Collision>,
     pub(crate) measurement: Option<Measurement>,
     pub(crate) now: Timestamp,
     pub(crate) wall: Option<Timestamp>,
@@ -165,6 +166,7 @@ impl World {
             evidence: None,
             excepted: vec![],
             grants_required: false,
+            collision: None,
             measurement: None,
             now: at(0),
             wall: None,
@@ -191,6 +193,7 @@ impl World {
             evidence: self.evidence.as_ref(),
             excepted: &self.excepted,
             grants_required: self.grants_required,
+            collision: self.collision.as_ref(),
             measured: self.measurement.as_ref().map(|m| Measured { effect: &m.effect, plan: &m.plan }),
         }
     }
@@ -223,5 +226,6 @@ pub(crate) fn circumstances() -> Box<crate::gates::Circumstances> {
         evidence: None,
         excepted: vec![],
         grants_required: false,
+        collision: None,
     })
 }

@@ -18,6 +18,7 @@ mod fixtures;
 pub mod flags;
 pub mod gates;
 pub mod json;
+pub mod lease;
 pub mod names;
 pub mod permit;
 pub mod policy;

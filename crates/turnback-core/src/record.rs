@@ -193,6 +193,29 @@ pub enum Body {
         /// Why.
         reason: String,
     },
+    /// An action is about to be intended under these leases, renewed.
+    Leased {
+        /// The run.
+        run: RunId,
+        /// The leases.
+        leases: Vec<crate::lease::Lease>,
+    },
+    /// A run that was intended was not committed: it had lost a lease.
+    LeasesLost {
+        /// The run.
+        run: RunId,
+        /// The leases it was intended under.
+        leases: Vec<crate::lease::Lease>,
+    },
+    /// An operator took leases from their holders.
+    LeasesReleased {
+        /// The leases.
+        leases: Vec<crate::lease::Lease>,
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: String,
+    },
     /// Values a committed action rested on, for comparison with later ones.
     Noted {
         /// The run.
@@ -272,6 +295,9 @@ impl Body {
             Body::PolicySet { change, .. } => format!("policy.{}", change.word()),
             Body::Labelled { .. } => "labels.read".into(),
             Body::LabelsCleared { .. } => "labels.cleared".into(),
+            Body::Leased { .. } => "leases.held".into(),
+            Body::LeasesLost { .. } => "leases.lost".into(),
+            Body::LeasesReleased { .. } => "leases.released".into(),
             Body::Noted { .. } => "values.noted".into(),
             Body::FlagsSet { .. } => "flags.set".into(),
             Body::Opened { .. } => "node.opened".into(),
@@ -283,7 +309,10 @@ impl Body {
     /// The run concerned.
     pub const fn run(&self) -> Option<RunId> {
         match self {
-            Body::Run { run, .. } | Body::Noted { run, .. } => Some(*run),
+            Body::Run { run, .. }
+            | Body::Noted { run, .. }
+            | Body::Leased { run, .. }
+            | Body::LeasesLost { run, .. } => Some(*run),
             Body::Alert { run, .. } => *run,
             _ => None,
         }

@@ -10,6 +10,7 @@
 //! overlap, because the way back of one would be inside the other.
 
 mod autonomy;
+mod collision;
 mod context;
 mod controls;
 mod error;
@@ -96,6 +97,8 @@ pub struct Config {
     pub approvals_most: usize,
     /// What is remembered of reads and refusals, and what it is held against.
     pub context: Context,
+    /// Who may work where somebody else is at work, in the order of the file.
+    pub collisions: Vec<turnback_core::gates::collision::Rule>,
     /// The agent behind `turnback stdio`.
     pub stdio_agent: Option<AgentName>,
     /// How often a checkpoint is signed while records arrive. Default: one minute.
@@ -276,6 +279,7 @@ impl Config {
             labelled,
         };
         let context = reader.context(of_context, &resources, &environments)?;
+        let collisions = reader.collisions(raw.collision, &resources, &environments)?;
         let state = reader.path_or(raw.state.as_ref(), STATE_DEFAULT);
         let policy = reader.path_or(raw.policy.path.as_ref(), "policies");
         spans.policy = raw.policy.path.as_ref().map_or(0..0, Spanned::span);
@@ -322,6 +326,7 @@ impl Config {
             approvals_expire,
             approvals_most: approvals_most.map_or(1000, |most| usize::try_from(most).unwrap_or(usize::MAX)),
             context,
+            collisions,
             stdio_agent: raw.stdio.agent,
             checkpoint_every: checkpoint_every.unsigned_abs(),
             digest: Sha256::of(text.as_bytes()),

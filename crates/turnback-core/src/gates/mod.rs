@@ -7,6 +7,7 @@
 pub mod authorization;
 pub mod autonomy;
 pub mod blast_radius;
+pub mod collision;
 pub mod controls;
 pub mod evidence;
 pub mod flow;
@@ -24,6 +25,7 @@ use crate::effect::Effect;
 use crate::flags::Flagged;
 use crate::gates::autonomy::Ceilings;
 use crate::gates::blast_radius::{Limits, Spent};
+use crate::gates::collision::Collision;
 use crate::gates::controls::Controls;
 use crate::gates::evidence::Evidence;
 use crate::gates::flow::Flow;
@@ -82,6 +84,8 @@ pub struct Facts<'a> {
     pub excepted: &'a [String],
     /// An agent does only what it was granted.
     pub grants_required: bool,
+    /// Who else is at work there, when a rule asks.
+    pub collision: Option<&'a Collision>,
     /// Present in the second phase.
     pub measured: Option<Measured<'a>>,
 }
@@ -126,6 +130,9 @@ pub struct Circumstances {
     /// What the write rests on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+    /// Who else was at work there, and the leases it held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collision: Option<Collision>,
     /// The freezes a person had excepted it from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excepted: Vec<String>,
@@ -167,6 +174,7 @@ impl Circumstances {
             evidence: self.evidence.as_ref(),
             excepted: &self.excepted,
             grants_required: self.grants_required,
+            collision: self.collision.as_ref(),
             measured,
         }
     }
@@ -192,6 +200,7 @@ impl Facts<'_> {
             evidence: self.evidence.cloned(),
             excepted: self.excepted.to_vec(),
             grants_required: self.grants_required,
+            collision: self.collision.cloned(),
         }
     }
 }
@@ -221,6 +230,7 @@ pub const GATES: &[Gate] = &[
     Gate { name: evidence::NAME, before: true, after: true, judge: evidence::judge },
     Gate { name: blast_radius::NAME, before: false, after: true, judge: blast_radius::judge },
     Gate { name: recoverability::NAME, before: false, after: true, judge: recoverability::judge },
+    Gate { name: collision::NAME, before: true, after: true, judge: collision::judge },
 ];
 
 /// Asks every gate of `phase`. All of them speak, so that the record names each that would have said

@@ -201,6 +201,7 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         approved: case.approved,
         flow: None,
         evidence: None,
+        collision: None,
         measured: measured.as_ref().map(|(effect, plan)| Measured { effect, plan }),
     });
     if verdict.ruling == case.expect && case.rules.is_none_or(|rules| rules == verdict.rules) {

@@ -111,7 +111,7 @@ pub(super) struct RawContext {
 }
 
 /// One word, or a list of them.
-type Several = Spanned<toml::Value>;
+pub(super) type Several = Spanned<toml::Value>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -214,9 +214,9 @@ pub(super) struct Raw {
 const DEVIATIONS_MOST: f64 = 1e6;
 
 /// What the rest of the file says.
-struct Known<'a> {
-    resources: &'a BTreeMap<ResourceName, Resource>,
-    environments: &'a BTreeMap<EnvironmentName, Mode>,
+pub(super) struct Known<'a> {
+    pub(super) resources: &'a BTreeMap<ResourceName, Resource>,
+    pub(super) environments: &'a BTreeMap<EnvironmentName, Mode>,
 }
 
 impl Reader<'_> {
@@ -391,7 +391,7 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn selector(
+    pub(super) fn selector(
         &self,
         [tools, verbs, risks, resources, environments]: [Option<Several>; 5],
         known: &Known<'_>,
@@ -410,12 +410,7 @@ impl Reader<'_> {
                 None => return Err(self.unknown(&name, name.get_ref(), "tool", there)),
             }
         }
-        for name in self.texts(resources)? {
-            match known.resources.keys().find(|r| r.as_str() == name.get_ref()) {
-                Some(resource) => selector.resources.push(resource.clone()),
-                None => return Err(self.unknown(&name, name.get_ref(), "resource", known.resources.keys())),
-            }
-        }
+        selector.resources = self.resources(resources, known)?;
         for name in self.texts(environments)? {
             match known.environments.keys().find(|e| e.as_str() == name.get_ref()) {
                 Some(environment) => selector.environments.push(environment.clone()),
@@ -423,6 +418,21 @@ impl Reader<'_> {
             }
         }
         Ok(selector)
+    }
+
+    /// Names of configured resources.
+    pub(super) fn resources(
+        &self,
+        names: Option<Several>,
+        known: &Known<'_>,
+    ) -> Result<Vec<ResourceName>, ConfigError> {
+        self.texts(names)?
+            .into_iter()
+            .map(|name| match known.resources.keys().find(|r| r.as_str() == name.get_ref()) {
+                Some(resource) => Ok(resource.clone()),
+                None => Err(self.unknown(&name, name.get_ref(), "resource", known.resources.keys())),
+            })
+            .collect()
     }
 
     fn evidence(

@@ -11,9 +11,9 @@ use turnback_core::names::{AgentName, EnvironmentName, ResourceName};
 use turnback_core::rollback::Bearer;
 use turnback_core::tool::{Kind, Match};
 
-use super::context;
 use super::controls::{RawDeny, RawFreeze};
 use super::limits::{RawBudget, RawGrants, RawLimits, RawMeasure};
+use super::{collision, context};
 
 type Text = Spanned<String>;
 type Number = Spanned<i64>;
@@ -61,6 +61,8 @@ pub(super) struct File {
     pub(super) label: Vec<context::RawLabel>,
     #[serde(default)]
     pub(super) flow: Vec<context::RawFlow>,
+    #[serde(default)]
+    pub(super) collision: Vec<collision::RawCollision>,
     #[serde(default)]
     pub(super) stdio: Stdio,
     #[serde(default)]

@@ -13,6 +13,7 @@ use turnback_core::gates::autonomy::Level;
 use turnback_core::gates::controls::{Deny, Freeze, Scope, Selector, Switch};
 use turnback_core::gates::flow::{Label, Reader};
 use turnback_core::gates::ownership::Agent;
+use turnback_core::lease::Lease;
 use turnback_core::names::{AgentName, EnvironmentName, ResourceName, RunId, TokenId, ToolName};
 use turnback_core::policy::explain::Explanation;
 use turnback_core::record::Row;
@@ -20,6 +21,7 @@ use turnback_core::refusal::Refusal;
 use turnback_core::rollback::{Blocker, RollbackPlan};
 use turnback_core::run::{Event, Observation};
 use turnback_core::tool::{Risk, Verb};
+use turnback_core::trace::TraceId;
 
 use super::policy::{PolicyRequest, PolicyState};
 
@@ -212,6 +214,18 @@ pub enum Request {
         /// Its name among the agent's grants.
         grant: String,
     },
+    /// Who works on what over several calls.
+    Leases,
+    /// Take leases from their holders.
+    LeasesRelease {
+        /// On this resource.
+        resource: ResourceName,
+        /// On this place of it and beneath; all of them when it is not said.
+        #[serde(default)]
+        place: Option<String>,
+        /// Why.
+        reason: String,
+    },
     /// Sign a checkpoint now and return it.
     Checkpoint,
     /// Something about the policy.
@@ -316,6 +330,8 @@ pub enum Reply {
     Flags(Box<FlagsView>),
     /// Changes of the flags, newest first.
     FlagsHistory(Vec<Edition>),
+    /// Leases: those that stand, or those that were released.
+    Leases(Vec<LeaseView>),
     /// A signed checkpoint in C2SP note form.
     Checkpoint(String),
     /// Why a run was decided as it was.
@@ -366,6 +382,48 @@ pub struct LabelView {
     pub run: RunId,
     /// When it stops to count.
     pub until: Timestamp,
+}
+
+/// One lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The resource.
+    pub resource: ResourceName,
+    /// The place in it; absent when it is all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// The agent that holds it.
+    pub agent: AgentName,
+    /// The user it acts for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
+    /// The trace, where a rule tells traces apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
+    /// Its fencing token.
+    pub token: u64,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it runs out.
+    pub until: Timestamp,
+    /// The run that took or renewed it last.
+    pub run: RunId,
+}
+
+impl From<Lease> for LeaseView {
+    fn from(lease: Lease) -> Self {
+        Self {
+            resource: lease.spot.resource,
+            place: lease.spot.place.map(|place| place.at),
+            agent: lease.holder.agent,
+            on_behalf_of: lease.holder.on_behalf_of,
+            trace: lease.holder.trace,
+            token: lease.token,
+            since: lease.since,
+            until: lease.until,
+            run: lease.run,
+        }
+    }
 }
 
 /// The release flags that hold.

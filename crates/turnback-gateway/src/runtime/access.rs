@@ -97,7 +97,8 @@ impl Inner {
         };
         debug_assert!(matches!(contract.actor, Actor::Agent(_)));
         let step = run::open(RunId::new(uuid::Uuid::now_v7()), contract, matched, self.now());
-        let Event::Judged { decision, .. } = self.judge(Phase::Before, &step.run, &self.known(&step.run)) else {
+        let known = super::context::Looked { collision: self.in_the_way(&step.run), ..self.known(&step.run) };
+        let Event::Judged { decision, .. } = self.judge(Phase::Before, &step.run, &known) else {
             return (Verdict::new("request", Ruling::Deny, "it could not be judged"), Sha256::of(b""));
         };
         let policy = decision.policy;

@@ -130,6 +130,10 @@ impl Inner {
             Request::Policy { what } => self.policy(what, by).await,
             Request::Labels => Ok(self.labels()),
             Request::LabelsClear { who, reason } => self.clear_labels(who, reason, by).await,
+            Request::Leases => Ok(self.leases()),
+            Request::LeasesRelease { resource, place, reason } => {
+                self.release_leases(&resource, place.as_deref(), reason, by).await
+            }
             Request::Checkpoint => {
                 let journal = self.journal.clone();
                 let note = blocking(move || journal.checkpoint()).await?.map_err(Refusal::from)?;

@@ -62,6 +62,7 @@ pub(super) struct Live {
     blobs: Vec<(Sha256, Vec<u8>)>,
     staged: Option<Staged>,
     hold: Option<OwnedMutexGuard<()>>,
+    claim: Option<super::collision::Claim>,
     /// While runs it counters are marked and the marks are not handed over yet.
     telling: Option<OwnedMutexGuard<()>>,
     reading: Option<Reading>,
@@ -85,6 +86,7 @@ impl Live {
             blobs: Vec::new(),
             staged: None,
             hold: None,
+            claim: None,
             telling: None,
             reading: None,
             digest: None,
@@ -171,6 +173,7 @@ impl Inner {
         fail::fail_point!("before-outcome", |_| turnback_journal::crash());
         self.write(&mut live).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
         live.telling = None;
+        self.note_unsettled(&live.run);
         self.ended(&live.run).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
         fail::fail_point!("after-outcome", |_| turnback_journal::crash());
         if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {
@@ -182,7 +185,11 @@ impl Inner {
     async fn perform(self: &Arc<Self>, mut live: Live, command: Command) -> Result<Live, Refusal> {
         match command {
             Command::Judge(phase) => {
-                let looked = self.look_up(phase, &live.run).await;
+                let mut looked = self.look_up(phase, &live.run).await;
+                looked.collision = match phase {
+                    Phase::Before => self.in_the_way(&live.run),
+                    Phase::After => live.claim.as_ref().map(super::collision::Claim::found),
+                };
                 let judged = self.judge(phase, &live.run, &looked);
                 live.evidence = looked.evidence;
                 live.happen(self.now(), judged)
@@ -274,6 +281,7 @@ impl Inner {
             grants_required: self.settings.grants_required,
             flow: looked.flow.as_ref(),
             evidence: looked.evidence.as_ref(),
+            collision: looked.collision.as_ref(),
             measured,
         };
         let (decision, spent, irreversible) = self.judge_within(run, agent, measured, now, |spent, irreversible| {
@@ -329,6 +337,26 @@ impl Inner {
     }
 
     async fn stage(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
+        live.claim = self.claim(&live.run);
+        loop {
+            if let Some(claim) = &mut live.claim {
+                claim.wait().await;
+            }
+            live = self.stage_once(live).await?;
+            let Some(staged) = &live.staged else { return Ok(live) };
+            if live.claim.as_mut().is_none_or(|claim| claim.take(&live.run, staged)) {
+                let mut measurement = Box::new(staged.measurement());
+                self.count_amounts(&live.run, &mut measurement);
+                return live.happen(self.now(), Event::Staged { measurement });
+            }
+            // Nothing is held while somebody else is waited for.
+            live.staged = None;
+            live.hold = None;
+        }
+    }
+
+    /// Stages under the resource's lock, or says why not.
+    async fn stage_once(self: &Arc<Self>, mut live: Live) -> Result<Live, Refusal> {
         let bound = self.bound(&live.run.contract.resource)?;
         let domain = Arc::clone(&bound.resource.domain);
         let wait = self.settings.bounds.lock_wait;
@@ -352,11 +380,9 @@ impl Inner {
         match staged {
             Ok(mut staged) => {
                 staged.plan.bearer = staged.plan.bearer.max(bound.resource.bearer);
-                let mut measurement = Box::new(staged.measurement());
-                self.count_amounts(&live.run, &mut measurement);
                 live.staged = Some(staged);
                 live.hold = Some(hold);
-                live.happen(self.now(), Event::Staged { measurement })
+                Ok(live)
             }
             Err(UndoRefused::Refused(refusal)) => live.happen(self.now(), Event::Refused { refusal }),
             Err(UndoRefused::Conflicts(conflicts)) => {
@@ -376,6 +402,7 @@ impl Inner {
                 live.blobs.extend(staged.artifacts.into_iter().map(|a| (a.hash, a.bytes)));
             }
         }
+        live.claim = None;
         live.hold = None;
     }
 
@@ -453,6 +480,14 @@ impl Inner {
                 return live.happen(self.now(), Event::Abandoned { why: e.to_string() });
             }
         };
+        let mut live = live;
+        match self.renew(live.claim.as_ref()) {
+            Ok(leased) => leased.into_iter().for_each(|leased| live.also(leased)),
+            Err(lost) => {
+                self.budget(&live.run, false);
+                return live.happen(self.now(), Event::Abandoned { why: lost.to_string() });
+            }
+        }
         let mut live = live.happen(self.now(), Event::Intended)?;
         let Some(mut staged) = live.staged.take() else {
             return Err(Refusal::new(Code::Failed, "a commit without staged work"));
@@ -466,6 +501,11 @@ impl Inner {
             return Err(refusal);
         }
         fail::fail_point!("after-intent", |_| turnback_journal::crash());
+        let fence = live.claim.as_ref().map(super::collision::Claim::fence).unwrap_or_default();
+        if let Err(refusal) = self.fenced(&fence) {
+            durable(self.lost(live.run.id, fence)).await?;
+            return self.committed(live, Outcome::Failed { refusal }, Vec::new());
+        }
         let now = self.now();
         let (inner, id) = (Arc::clone(self), live.run.id);
         let committed = blocking(move || {

@@ -15,6 +15,7 @@ mod admin;
 mod answer;
 mod board;
 mod budgets;
+mod collision;
 mod context;
 mod drive;
 mod flags;
@@ -80,6 +81,7 @@ struct Inner {
     policies: policies::Policies,
     books: Mutex<Books>,
     context: context::Context,
+    collisions: collision::Collisions,
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
@@ -134,6 +136,7 @@ impl Runtime {
         let questions = questions::Questions::new(settings.approvals_most);
         let context = context::Context::new(settings.context.clone());
         let books = Mutex::new(Books::new(settings.limits.budgets.clone()));
+        let collisions = collision::Collisions::load(&journal, std::mem::take(&mut settings.collisions))?;
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -144,6 +147,7 @@ impl Runtime {
             books,
             context,
             editing: tokio::sync::Mutex::default(),
+            collisions,
             joinable: Mutex::default(),
             waiters: Mutex::default(),
             questions,

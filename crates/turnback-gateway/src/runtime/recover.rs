@@ -50,6 +50,7 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
             Err(refusal) => tracing::error!(run = %row.run, was = state, %refusal, "could not be resolved"),
         }
     }
+    inner.restore_unsettled().await?;
     // Again, because a probe may have found that what was intended never happened.
     if under_way.is_empty() { Ok(()) } else { sweep(inner) }
 }

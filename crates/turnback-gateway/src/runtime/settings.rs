@@ -89,6 +89,8 @@ pub struct Settings {
     pub approvals_most: usize,
     /// What is remembered of reads and refusals, and what it is held against.
     pub context: crate::config::Context,
+    /// Who may work where somebody else is at work.
+    pub collisions: Vec<turnback_core::gates::collision::Rule>,
     /// Limits of the domains.
     pub bounds: Bounds,
     /// How often a checkpoint is signed while the journal grows.

@@ -13,6 +13,7 @@ mod freeze;
 mod init;
 mod kill;
 mod labels;
+mod leases;
 mod policy;
 mod reject;
 mod runs;
@@ -47,6 +48,7 @@ pub(crate) enum Command {
     Deny(deny::Args),
     Freeze(freeze::Args),
     Budget(budget::Args),
+    Leases(leases::Args),
     Agents(agents::Args),
     Token(token::Args),
     Verify(verify::Args),
@@ -74,6 +76,7 @@ impl Command {
             Self::Deny(args) => deny::run(context, args),
             Self::Freeze(args) => freeze::run(context, args),
             Self::Budget(args) => budget::run(context, args),
+            Self::Leases(args) => leases::run(context, args),
             Self::Agents(args) => agents::run(context, args),
             Self::Token(args) => token::run(context, args),
             Self::Verify(args) => verify::run(context, args),

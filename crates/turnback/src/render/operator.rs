@@ -1,11 +1,11 @@
-//! Agents, tokens, labels, switches.
+//! Agents, tokens, labels, leases, switches.
 
 use jiff::Timestamp;
 use turnback_core::gates::controls::Switch;
 use turnback_core::gates::grants::Grant;
 use turnback_core::gates::ownership::Agent;
 use turnback_core::text::visible;
-use turnback_gateway::operator::protocol::{LabelView, TokenView};
+use turnback_gateway::operator::protocol::{LabelView, LeaseView, TokenView};
 
 use super::style::{BAD, GOOD, STRONG, next};
 use super::table::{Cell, table};
@@ -103,6 +103,27 @@ pub(crate) fn labels(labels: &[LabelView], now: Timestamp) -> String {
         })
         .collect();
     table(&["WHO", "HAS READ", "WHEN", "RUN", "COUNTS UNTIL"], rows)
+}
+
+/// Leases that stand.
+pub(crate) fn leases(leases: &[LeaseView], now: Timestamp) -> String {
+    let Some(first) = leases.first() else { return "nobody holds a lease\n".into() };
+    let rows = leases
+        .iter()
+        .map(|lease| {
+            vec![
+                Cell::styled(STRONG, lease.resource.as_str()),
+                Cell::new(lease.place.as_deref().map_or_else(|| "all of it".into(), visible)),
+                Cell::new(lease.agent.as_str()),
+                Cell::new(time::relative(now, lease.since)),
+                Cell::new(lease.until.to_string()),
+                Cell::new(lease.token.to_string()),
+                Cell::new(lease.run.short()),
+            ]
+        })
+        .collect();
+    let told = table(&["RESOURCE", "PLACE", "HELD BY", "SINCE", "UNTIL", "TOKEN", "RUN"], rows);
+    format!("{told}{}\n", next(&format!("turnback leases release {} --reason \"...\"", first.resource)))
 }
 
 /// All switches thrown.
