@@ -56,6 +56,14 @@ impl Desk for Told {
         std::future::ready(answer)
     }
 
+    async fn evaluate(
+        &self,
+        _: &Caller,
+        _: &turnback_core::access::Evaluations,
+    ) -> Result<Vec<turnback_core::decision::Verdict>, Refusal> {
+        Err(Refusal::new(Code::Denied, "nobody may ask here"))
+    }
+
     fn wait(&self, _: &Caller, pending: Pending, _: Duration) -> impl Future<Output = Answer> + Send {
         std::future::ready(Answer::Pending(pending))
     }
@@ -122,7 +130,7 @@ fn hear(bytes: &[u8], lengths: Vec<usize>) -> Heard {
     let runtime = RUNTIME.get_or_init(|| tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap());
     let desk = Arc::new(Told::default());
     let written = Written::default();
-    let caller = Caller { agent: AgentName::new("coder").unwrap(), on_behalf_of: None };
+    let caller = Caller { agent: AgentName::new("coder").unwrap(), on_behalf_of: None, assignment: Default::default() };
     let options = McpOptions { body_limit: LINE, max_in_flight: 1 << 20, ..McpOptions::default() };
     let reader = Pieces { bytes: bytes.to_vec(), at: 0, lengths, next: 0 };
     runtime.block_on(serve_stdio(Arc::clone(&desk), caller, reader, written.clone(), options)).unwrap();

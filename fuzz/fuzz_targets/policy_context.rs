@@ -15,7 +15,7 @@ use turnback_core::decision::Ruling;
 use turnback_core::digest::{EffectDigest, Sha256};
 use turnback_core::effect::{Blast, Effect, Rows, Touch};
 use turnback_core::gates::autonomy::{Ceilings, Levels};
-use turnback_core::gates::blast_radius::{Limits, Spent};
+use turnback_core::gates::blast_radius::Limits;
 use turnback_core::gates::controls::Controls;
 use turnback_core::gates::ownership::Agent;
 use turnback_core::gates::recoverability::Floor;
@@ -104,7 +104,13 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(back, contract);
 
     let owner = if flag(2) { "anna" } else { "eve" };
-    let agent = Agent { name: AgentName::new("coder").unwrap(), owner: owner.into(), suspended: None, levels: Levels::default() };
+    let agent = Agent {
+        name: AgentName::new("coder").unwrap(),
+        owner: owner.into(),
+        suspended: None,
+        grants: vec![],
+        levels: Levels::default(),
+    };
     let places: Vec<String> = if flag(4) { vec![format!("{place}/.env")] } else { vec![format!("{place} 17")] };
     let number = small << shift;
     let rows = Rows { deleted: small, updated: number, inserted: number };
@@ -144,7 +150,11 @@ fuzz_target!(|data: &[u8]| {
         ceilings: &ceilings,
         policy: policy(),
         limits: &limits,
-        spent: Spent::default(),
+        spent: &[],
+        irreversible: 0,
+        excepted: &[],
+        grants_required: false,
+        collision: None,
         floor: &floor,
         approved: flag(5),
         flow: None,

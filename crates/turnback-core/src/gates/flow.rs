@@ -185,7 +185,7 @@ fn touched(contract: &Contract, effect: &crate::effect::Effect, plan: &crate::ro
     if plan.footprint.more > 0 {
         aims.extend(named(contract));
         for (table, rows) in &effect.blast.rows {
-            let changes = [(rows.inserted + rows.updated > 0, Change::Put), (rows.deleted > 0, Change::Remove)];
+            let changes = [(rows.inserted > 0 || rows.updated > 0, Change::Put), (rows.deleted > 0, Change::Remove)];
             let changes = changes.into_iter().filter(|(is, _)| *is);
             aims.extend(changes.map(|(_, change)| Aim { place: table.clone(), change }));
         }
