@@ -21,6 +21,10 @@ use super::slot::execute;
 pub(super) fn inverse(c: &Connection, catalog: &Catalog, changes: &Changeset) -> rusqlite::Result<Option<bool>> {
     execute(c, "SAVEPOINT turnback_apply")?;
     let done = rows(c, catalog, changes);
+    // A full disk ends the whole transaction and the savepoint with it; what there is to say is what failed.
+    if done.is_err() && c.is_autocommit() {
+        return done;
+    }
     if !matches!(done, Ok(Some(_))) {
         execute(c, "ROLLBACK TO turnback_apply")?;
     }
