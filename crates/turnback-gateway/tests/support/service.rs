@@ -79,7 +79,11 @@ impl Service {
                     state.connections.extend(stream.try_clone());
                 }
                 let shared = Arc::clone(&shared);
-                std::thread::spawn(move || while answered(&stream, &shared).unwrap_or(false) {});
+                std::thread::spawn(move || {
+                    while answered(&stream, &shared).unwrap_or(false) {}
+                    // The other handle of it keeps it open otherwise.
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                });
             }
         });
         Self { url: format!("http://{address}"), address, state }
