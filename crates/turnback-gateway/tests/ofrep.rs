@@ -106,7 +106,7 @@ async fn what_a_service_says_is_the_strictest_word_and_is_recorded() {
     assert!(found[1].1.is_none(), "after staging nobody asks");
 
     place.pass(11);
-    service.does_with("release.resource.db", Act::Mode("off"));
+    service.does_with("release.resource.db", Act::Mode("off".into()));
     let Answer::Refused { run: Some(run), refusal, .. } = write(&node).await else { panic!("not refused") };
     assert!(refusal.message.contains(&format!("flag `release.resource.db` of {} is `off`, mode `off`", service.url)));
     let found = decisions(&place, &node, &run.to_string()).await;
@@ -120,7 +120,7 @@ async fn what_a_service_says_is_the_strictest_word_and_is_recorded() {
 /// Upholds `ONLY-TIGHTEN`, through the whole node.
 #[tokio::test]
 async fn a_service_never_loosens_what_the_environment_or_the_file_says() {
-    let service = Service::start(Act::Mode("autonomous"));
+    let service = Service::start(Act::Mode("autonomous".into()));
     for (mode, flag) in [("observe", "autonomous"), ("enforce", "observe"), ("enforce", "off"), ("enforce", "autonomous")] {
         let remote = format!("\n[flags]\npath = \"flags.json\"\n[[flags.remote]]\nurl = \"{}\"\ntimeout = \"10s\"\n", service.url);
         let place = Place::with(&format!("{}{remote}", CONFIG.replace("enforce", mode)));
@@ -137,7 +137,7 @@ async fn a_service_never_loosens_what_the_environment_or_the_file_says() {
 #[tokio::test]
 async fn no_misbehaviour_of_a_service_allows_anything_and_each_is_named() {
     let service = Service::start(Act::NotFound);
-    let elsewhere = Service::start(Act::Mode("autonomous"));
+    let elsewhere = Service::start(Act::Mode("autonomous".into()));
     let place = place(&service.url, &format!("{ONE_KEY}timeout = \"2s\"\n"));
     let node = place.start().await;
     let json = |status, body: &str| Act::Json(status, body.to_owned());
@@ -182,7 +182,7 @@ async fn no_misbehaviour_of_a_service_allows_anything_and_each_is_named() {
 
         // It was said a while ago: that counts, and is said to be stale.
         place.pass(400);
-        service.does(Act::Mode("draft_write"));
+        service.does(Act::Mode("draft_write".into()));
         let Answer::Pending(_) = node.sql(&change(0)).await else { panic!("{act:?}: does not wait") };
         place.pass(20);
         service.does(act.clone());
@@ -239,7 +239,7 @@ async fn a_service_that_is_down_is_not_waited_for_again_and_found_when_it_is_bac
     assert_eq!(view(&node).await.state, RemoteFlagsState::Down);
     let address = service.address();
     service.stop();
-    let service = Service::at(address, Act::Mode("autonomous"));
+    let service = Service::at(address, Act::Mode("autonomous".into()));
     place.pass(6);
     let came = write(&node).await;
     // On a machine this busy 200 ms may be too short for an answer; then it is the next trial that finds it.
@@ -250,7 +250,7 @@ async fn a_service_that_is_down_is_not_waited_for_again_and_found_when_it_is_bac
 
 #[tokio::test]
 async fn a_restart_without_the_service_refuses_clearly() {
-    let service = Service::start(Act::Mode("autonomous"));
+    let service = Service::start(Act::Mode("autonomous".into()));
     let place = place(&service.url, "");
     let node = place.start().await;
     done(write(&node).await);
@@ -270,7 +270,7 @@ async fn a_restart_without_the_service_refuses_clearly() {
 
 #[tokio::test]
 async fn fifty_calls_at_once_are_one_question() {
-    let service = Service::start(Act::Held("autonomous"));
+    let service = Service::start(Act::Held("autonomous".into()));
     let place = place(&service.url, "");
     let node = Arc::new(place.start().await);
     let calls: Vec<_> = (0..50)
@@ -299,7 +299,7 @@ async fn fifty_calls_at_once_are_one_question() {
 
 #[tokio::test]
 async fn what_is_said_to_one_is_not_said_to_another() {
-    let service = Service::start(Act::Mode("autonomous"));
+    let service = Service::start(Act::Mode("autonomous".into()));
     let place = place(&service.url, ONE_KEY);
     let node = place.start().await;
     let call = async |user: Option<&str>| {
@@ -324,7 +324,7 @@ async fn what_is_said_to_one_is_not_said_to_another() {
 #[tokio::test]
 async fn the_token_goes_to_the_service_and_nowhere_else() {
     const TOKEN: &str = "tok-3f9c1e55aa0b4d27";
-    let service = Service::start(Act::Mode("autonomous"));
+    let service = Service::start(Act::Mode("autonomous".into()));
     let place = place(&service.url, &format!("{ONE_KEY}token_file = \"flags.token\"\n"));
     let file = place.path("flags.token");
     let give = |mode: u32| {

@@ -1,4 +1,10 @@
 //! A flag service that answers over HTTP as a test says, and misbehaves as some do.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "helpers of tests, and every test file uses a part of them"
+)]
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -12,7 +18,7 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug)]
 pub enum Act {
     /// Answers with a mode, at once.
-    Mode(&'static str),
+    Mode(String),
     /// Has no such flag.
     NotFound,
     /// Answers with this status and JSON; `{{key}}` is the key.
@@ -26,7 +32,7 @@ pub enum Act {
     /// Never answers.
     Hang,
     /// Answers with a mode when it is let go on.
-    Held(&'static str),
+    Held(String),
 }
 
 /// One question as it came.
@@ -183,7 +189,7 @@ fn answered(mut stream: &TcpStream, state: &(Mutex<State>, Condvar)) -> std::io:
         json(200, &json!({ "key": key, "reason": "STATIC", "variant": word, "value": word, "metadata": {} }).to_string())
     };
     match act {
-        Act::Mode(word) => stream.write_all(mode(word).as_bytes())?,
+        Act::Mode(word) => stream.write_all(mode(&word).as_bytes())?,
         Act::NotFound => {
             let body = json!({ "key": key, "errorCode": "FLAG_NOT_FOUND" }).to_string();
             stream.write_all(json(404, &body).as_bytes())?;
@@ -212,7 +218,7 @@ fn answered(mut stream: &TcpStream, state: &(Mutex<State>, Condvar)) -> std::io:
         Act::Held(word) => {
             let guard = lock(state);
             drop(state.1.wait_while(guard, |state| !state.let_go && !state.stopped));
-            stream.write_all(mode(word).as_bytes())?;
+            stream.write_all(mode(&word).as_bytes())?;
         }
     }
     Ok(true)
