@@ -86,7 +86,13 @@ async fn what_a_service_says_is_the_strictest_word_and_is_recorded() {
     assert_eq!(view(&node).await.state, RemoteFlagsState::Unasked);
     let (run, _) = done(write(&node).await);
     let keys: Vec<String> = service.asked().into_iter().map(|asked| asked.key).collect();
-    for key in ["release", "release.environment.test", "release.resource.db", "release.tool.db__execute", "release.agent.coder"] {
+    for key in [
+        "release",
+        "release.environment.test",
+        "release.resource.db",
+        "release.tool.db__execute",
+        "release.agent.coder",
+    ] {
         assert_eq!(keys.iter().filter(|k| *k == key).count(), 1, "{keys:?}");
     }
     assert_eq!(keys.len(), 5);
@@ -121,15 +127,25 @@ async fn what_a_service_says_is_the_strictest_word_and_is_recorded() {
 #[tokio::test]
 async fn a_service_never_loosens_what_the_environment_or_the_file_says() {
     let service = Service::start(Act::Mode("autonomous".into()));
-    for (mode, flag) in [("observe", "autonomous"), ("enforce", "observe"), ("enforce", "off"), ("enforce", "autonomous")] {
-        let remote = format!("\n[flags]\npath = \"flags.json\"\n[[flags.remote]]\nurl = \"{}\"\ntimeout = \"10s\"\n", service.url);
+    for (mode, flag) in
+        [("observe", "autonomous"), ("enforce", "observe"), ("enforce", "off"), ("enforce", "autonomous")]
+    {
+        let remote = format!(
+            "\n[flags]\npath = \"flags.json\"\n[[flags.remote]]\nurl = \"{}\"\ntimeout = \"10s\"\n",
+            service.url
+        );
         let place = Place::with(&format!("{}{remote}", CONFIG.replace("enforce", mode)));
-        let flag = json!({ "flags": { "release": { "state": "ENABLED", "variants": { "v": flag }, "defaultVariant": "v" } } });
+        let flag =
+            json!({ "flags": { "release": { "state": "ENABLED", "variants": { "v": flag }, "defaultVariant": "v" } } });
         std::fs::write(place.path("flags.json"), flag.to_string()).unwrap();
         let node = place.start().await;
         let answer = write(&node).await;
         let changed = place.value("select tier from customers where id = 1") == json!("gold");
-        assert_eq!(changed, (mode, &flag["flags"]["release"]["variants"]["v"]) == ("enforce", &json!("autonomous")), "{answer:?}");
+        assert_eq!(
+            changed,
+            (mode, &flag["flags"]["release"]["variants"]["v"]) == ("enforce", &json!("autonomous")),
+            "{answer:?}"
+        );
         node.stop().await;
     }
 }
@@ -143,7 +159,10 @@ async fn no_misbehaviour_of_a_service_allows_anything_and_each_is_named() {
     let json = |status, body: &str| Act::Json(status, body.to_owned());
     let value = |value: Value| json(200, &json!({ "key": "{{key}}", "reason": "STATIC", "value": value }).to_string());
     let good = r#"{"key":"release","reason":"STATIC","value":"autonomous"}"#;
-    let moved = format!("HTTP/1.1 302 X\r\nLocation: {}/ofrep/v1/evaluate/flags/release\r\nContent-Length: 0\r\n\r\n", elsewhere.url);
+    let moved = format!(
+        "HTTP/1.1 302 X\r\nLocation: {}/ofrep/v1/evaluate/flags/release\r\nContent-Length: 0\r\n\r\n",
+        elsewhere.url
+    );
     let cases = [
         (value(json!("auto")), "`auto` is no mode"),
         (value(json!(true)), "a boolean"),
@@ -165,7 +184,10 @@ async fn no_misbehaviour_of_a_service_allows_anything_and_each_is_named() {
         (Act::Bytes(moved.into_bytes()), "redirects are not followed"),
         (Act::Bytes(Vec::new()), "failed"),
         (Act::Bytes(b"SSH-2.0-OpenSSH\r\n".to_vec()), "failed"),
-        (Act::Bytes(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{".to_vec()), "failed"),
+        (
+            Act::Bytes(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{".to_vec()),
+            "failed",
+        ),
         (Act::Bytes([b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &[b'x'; 100_000], b"\r\n\r\n"].concat()), "failed"),
         (Act::Hang, "did not answer within 2000 ms"),
         (Act::Drip, "did not answer within 2000 ms"),
@@ -191,7 +213,11 @@ async fn no_misbehaviour_of_a_service_allows_anything_and_each_is_named() {
         let said = &found[0].1.as_ref().unwrap().said[0];
         assert!(said.remote.as_ref().unwrap().stale.as_ref().unwrap().contains(says), "{act:?}: {said:?}");
         let release = found[0].0.verdicts.iter().find(|v| v.gate == "release").unwrap();
-        assert!(release.reason.contains("(stale, said 2") && release.reason.contains(says), "{act:?}: {}", release.reason);
+        assert!(
+            release.reason.contains("(stale, said 2") && release.reason.contains(says),
+            "{act:?}: {}",
+            release.reason
+        );
         node.operate(Request::Reject { approval: waits.approval.to_string(), reason: "no".into() }).await;
     }
     assert!(elsewhere.asked().is_empty(), "a redirect was followed");

@@ -164,9 +164,10 @@ impl Answer {
             // The service leaves it to whoever asks, and whoever asks has modes of its own.
             None | Some(Value::Null) if matches!(reason, Reason::Disabled | Reason::Default) => None,
             None | Some(Value::Null) => return Err("its answer has no value".to_owned()),
-            Some(Value::String(word)) => Some(Mode::from_word(word).ok_or_else(|| {
-                format!("its value `{}` is no mode: {} are", short(word), Mode::WORDS.join(", "))
-            })?),
+            Some(Value::String(word)) => Some(
+                Mode::from_word(word)
+                    .ok_or_else(|| format!("its value `{}` is no mode: {} are", short(word), Mode::WORDS.join(", ")))?,
+            ),
             Some(Value::Bool(_)) => return Err("its value is a boolean, not the word of a mode".to_owned()),
             Some(Value::Number(_)) => return Err("its value is a number, not the word of a mode".to_owned()),
             Some(_) => return Err("its value is not the word of a mode".to_owned()),

@@ -377,7 +377,14 @@ fn any_said() -> impl Strategy<Value = Said> {
     (0..9usize).prop_map(|n| {
         let mode = MODES.get(n).copied();
         let error = (n == 7).then(|| "it is wrong".to_owned());
-        Said { flag: "release".into(), reason: Reason::Static, variant: mode.map(|_| "v".into()), mode, error, remote: None }
+        Said {
+            flag: "release".into(),
+            reason: Reason::Static,
+            variant: mode.map(|_| "v".into()),
+            mode,
+            error,
+            remote: None,
+        }
     })
 }
 

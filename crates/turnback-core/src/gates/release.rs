@@ -147,7 +147,9 @@ fn tightened(mut verdict: Verdict, said: &Said, facts: &Facts<'_>) -> Verdict {
             format!("an operator sees to {}: turnback flags remote; then call again", visible(&heard.service))
         }
         (Some(heard), None) => format!("an operator changes it at {}", visible(&heard.service)),
-        (None, Some(_)) => format!("an operator corrects it: turnback flags set {flag} --state disabled --reason <why>"),
+        (None, Some(_)) => {
+            format!("an operator corrects it: turnback flags set {flag} --state disabled --reason <why>")
+        }
         (None, None) => format!("an operator changes it: turnback flags set {flag} --variant <variant> --reason <why>"),
     };
     if ruling > verdict.ruling {

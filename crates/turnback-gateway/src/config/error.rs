@@ -42,10 +42,16 @@ impl Source {
     }
 
     /// [`Source::error`] about a line that may hold a secret and is not quoted.
-    pub(super) fn hidden(&self, span: Range<usize>, message: impl Into<String>, next: impl Into<String>) -> ConfigError {
+    pub(super) fn hidden(
+        &self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        next: impl Into<String>,
+    ) -> ConfigError {
         let mut error = self.error(span, message, next);
         if let Some(place) = &mut error.place {
-            **place = Place { shown: "(not shown)".to_owned(), indent: 0, width: "(not shown)".len(), ..(**place).clone() };
+            **place =
+                Place { shown: "(not shown)".to_owned(), indent: 0, width: "(not shown)".len(), ..(**place).clone() };
         }
         error
     }

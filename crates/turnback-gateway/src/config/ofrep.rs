@@ -131,7 +131,9 @@ fn short(
     let length = reader.duration_or(text, SignedDuration::from_millis(default), what)?;
     let most = SignedDuration::from_millis(most);
     match text.filter(|_| length > most) {
-        Some(text) => Err(reader.error(text, format!("{what}: longer than {most:#}"), format!("write at most \"{most:#}\""))),
+        Some(text) => {
+            Err(reader.error(text, format!("{what}: longer than {most:#}"), format!("write at most \"{most:#}\"")))
+        }
         None => Ok(length),
     }
 }
@@ -150,7 +152,8 @@ fn url(reader: &Reader<'_>, text: &Text) -> Result<String, ConfigError> {
         return wrong("a service's address has no query and no fragment", example);
     }
     let uri = written.parse::<hyper::Uri>().ok().filter(|_| written.bytes().all(|byte| byte.is_ascii_graphic()));
-    let Some((uri, host)) = uri.as_ref().and_then(|uri| Some((uri, uri.host().filter(|host| !host.is_empty())?))) else {
+    let Some((uri, host)) = uri.as_ref().and_then(|uri| Some((uri, uri.host().filter(|host| !host.is_empty())?)))
+    else {
         return wrong("this is not an address", example);
     };
     let here = host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
@@ -178,7 +181,8 @@ fn wanted(reader: &Reader<'_>, text: &Text, known: &Known<'_>) -> Result<Wanted,
     let at = text.span();
     match subject {
         "environment" => {
-            reader.known_environment(&Spanned::new(at, EnvironmentName::new(name).map_err(bad)?), known.environments)?;
+            reader
+                .known_environment(&Spanned::new(at, EnvironmentName::new(name).map_err(bad)?), known.environments)?;
         }
         "resource" => reader.known_resource(&Spanned::new(at, ResourceName::new(name).map_err(bad)?), known)?,
         "tool" => reader.known_tool(&Spanned::new(at, ToolName::new(name).map_err(bad)?), known)?,

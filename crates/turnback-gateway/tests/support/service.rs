@@ -186,7 +186,10 @@ fn answered(mut stream: &TcpStream, state: &(Mutex<State>, Condvar)) -> std::io:
         format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
     };
     let mode = |word: &str| {
-        json(200, &json!({ "key": key, "reason": "STATIC", "variant": word, "value": word, "metadata": {} }).to_string())
+        json(
+            200,
+            &json!({ "key": key, "reason": "STATIC", "variant": word, "value": word, "metadata": {} }).to_string(),
+        )
     };
     match act {
         Act::Mode(word) => stream.write_all(mode(&word).as_bytes())?,

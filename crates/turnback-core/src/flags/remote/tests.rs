@@ -139,7 +139,10 @@ fn the_keys_are_those_of_the_convention_that_concern_the_action() {
 
 #[test]
 fn a_key_stays_one_segment_of_the_path() {
-    assert_eq!(path("release.workflow.a/../b?c#d %é"), "/ofrep/v1/evaluate/flags/release.workflow.a%2F..%2Fb%3Fc%23d%20%25%C3%A9");
+    assert_eq!(
+        path("release.workflow.a/../b?c#d %é"),
+        "/ofrep/v1/evaluate/flags/release.workflow.a%2F..%2Fb%3Fc%23d%20%25%C3%A9"
+    );
 }
 
 #[test]
@@ -167,10 +170,7 @@ fn the_gate_names_the_service_the_key_and_what_happened() {
     world.flags = Flagged::together(None, vec![unheard]);
     let verdict = release::judge(&world.facts());
     assert_eq!(verdict.ruling, crate::decision::Ruling::Deny);
-    assert_eq!(
-        verdict.reason,
-        "flag `release` of https://flags.example is not known: it did not answer within 300 ms"
-    );
+    assert_eq!(verdict.reason, "flag `release` of https://flags.example is not known: it did not answer within 300 ms");
     assert!(verdict.next.unwrap().contains("turnback flags remote"));
 
     world.now = at(42);
@@ -214,10 +214,8 @@ fn a_service_never_loosens_what_holds_here() {
     for tool in ["shop__execute", "shop__query"] {
         let mut world = World::new("", tool);
         let mut judged = |mode, local: Option<Mode>, remote: Vec<Said>, approved| {
-            let local = local.map(|mode| Flagged {
-                document: None,
-                said: vec![Said { remote: None, ..said(mode, None) }],
-            });
+            let local =
+                local.map(|mode| Flagged { document: None, said: vec![Said { remote: None, ..said(mode, None) }] });
             world.mode = mode;
             world.approved = approved;
             world.flags = Flagged::together(local, remote);

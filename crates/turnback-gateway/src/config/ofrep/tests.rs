@@ -60,7 +60,11 @@ fn what_is_wrong_is_named_with_its_place_and_what_to_write() {
         (format!("{url}retries = 3\n"), "unknown field", "remove"),
         ("keys = [\"release\"]\n".into(), "missing field `url`", "add it"),
         (format!("{url}[[flags.remote]]\n{url}"), "named twice", "once"),
-        ((0..9).map(|n| format!("url = \"https://f{n}\"\n")).collect::<Vec<_>>().join("[[flags.remote]]\n"), "more than 8", "remove"),
+        (
+            (0..9).map(|n| format!("url = \"https://f{n}\"\n")).collect::<Vec<_>>().join("[[flags.remote]]\n"),
+            "more than 8",
+            "remove",
+        ),
     ] {
         let error = read(&text).expect_err(&text);
         assert!(error.message().contains(says), "{text}: {}", error.message());

@@ -104,7 +104,9 @@ impl Service {
             };
             let url = &service.settings.url;
             match (before, after, &came) {
-                (None, Some(_), Err(failed)) => tracing::warn!(service = %url, why = failed.why(), "release flags: down"),
+                (None, Some(_), Err(failed)) => {
+                    tracing::warn!(service = %url, why = failed.why(), "release flags: down")
+                }
                 (Some(_), None, _) => tracing::info!(service = %url, "release flags: back"),
                 _ => {}
             }

@@ -94,7 +94,10 @@ fn what_cannot_be_asked_again_counts_until_it_is_too_old() {
     world.ask(1, 10_000, &gone());
     for now in [10_000, 14_999] {
         let said = world.known(1, now);
-        assert_eq!((said.mode, stale(&said)), (Some(Mode::Off), Some("it is gone; it is asked again in a few seconds")));
+        assert_eq!(
+            (said.mode, stale(&said)),
+            (Some(Mode::Off), Some("it is gone; it is asked again in a few seconds"))
+        );
         // Nothing else was ever said.
         assert!(world.known(2, now).error.unwrap().starts_with("it is gone"));
     }
