@@ -16,6 +16,7 @@ mod controls;
 mod error;
 mod flags;
 mod limits;
+mod ofrep;
 mod raw;
 mod read;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use turnback_core::tool::{Kind, Match};
 
 pub use context::{Context, Labelled, Source, SourceFrom};
 pub use error::ConfigError;
+pub use ofrep::{RemoteFlags, token};
 use read::{Reader, syntax};
 
 /// The name of the file.
@@ -89,6 +91,8 @@ pub struct Config {
     pub access: Option<Access>,
     /// The release flags, in flagd's format. Absolute; none when the file names none.
     pub flags: Option<PathBuf>,
+    /// Services that are asked for more of them, in the order of the file.
+    pub remote_flags: Vec<RemoteFlags>,
     /// How autonomous any agent may be, by class of action. Default: as its own levels say.
     pub ceilings: Ceilings,
     /// How long a question waits before silence is a no. Default: 24 hours.
@@ -288,6 +292,7 @@ impl Config {
 
         let flags = flags::read(&reader, &raw.flags, &places)?;
         spans.flags = raw.flags.span();
+        let remote_flags = ofrep::read(&reader, raw.flags.remote, &places, &environments, &resources)?;
         let ceilings = autonomy::read(&reader, &raw.autonomy)?;
 
         let listen = reader.listen(raw.listen)?;
@@ -322,6 +327,7 @@ impl Config {
             policy,
             access,
             flags,
+            remote_flags,
             ceilings,
             approvals_expire,
             approvals_most: approvals_most.map_or(1000, |most| usize::try_from(most).unwrap_or(usize::MAX)),
@@ -371,6 +377,7 @@ impl Config {
             }
         }
         found.extend(flags::missing(self));
+        found.extend(ofrep::missing(self));
         if !self.policy.exists() {
             found.push(self.source.error(
                 self.spans.policy.clone(),

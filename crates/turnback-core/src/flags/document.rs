@@ -49,6 +49,14 @@ pub enum Reason {
     Disabled,
     /// It could not be evaluated.
     Error,
+    /// A service drew it: a share of all.
+    Split,
+    /// A service had it at hand.
+    Cached,
+    /// A service does not say why.
+    Unknown,
+    /// A service has no such flag: it says nothing.
+    NotFound,
 }
 
 /// What a flag came to.

@@ -19,8 +19,12 @@
 //!
 //! Targeting may ask for [`CONTEXT`] and nothing else: a misspelled name would silently be null for ever.
 //!
+//! Services may be asked for the same keys and answer with the same words ([`remote`]); what they say is one flag
+//! more.
+//!
 //! Rooms: `document` (reading, with line and column) · `logic` (JsonLogic) · `fractional` · `version` · `place`
-//! (where in the text) · `edit` (changing one flag) · `lifecycle` (who answers for a flag until when).
+//! (where in the text) · `edit` (changing one flag) · `lifecycle` (who answers for a flag until when) · `remote`
+//! (flags a service answers for).
 
 mod document;
 mod edit;
@@ -28,6 +32,7 @@ mod fractional;
 mod lifecycle;
 mod logic;
 mod place;
+pub mod remote;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -41,7 +46,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::contract::{Actor, Contract};
+use crate::contract::Contract;
 use crate::digest::Sha256;
 use crate::gates::ownership::Agent;
 use crate::gates::release::Mode;
@@ -105,6 +110,18 @@ enum Subject {
 }
 
 impl Subject {
+    /// The part of a key that says it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Everything => "",
+            Self::Environment => "environment",
+            Self::Resource => "resource",
+            Self::Tool => "tool",
+            Self::Workflow => "workflow",
+            Self::Agent => "agent",
+        }
+    }
+
     /// The subject and name a key means.
     fn of_key(key: &str) -> Option<(Self, &str)> {
         if key == "release" {
@@ -149,14 +166,18 @@ pub struct Said {
     /// Why it could not be evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The service that said it, and when; absent for flags evaluated here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<remote::Heard>,
 }
 
-/// What a document of flags said about one action: the facts of gate `release`, recorded with the decision.
+/// What the flags said about one action: the facts of gate `release`, recorded with the decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flagged {
-    /// SHA-256 of the document's text.
-    pub document: Sha256,
-    /// Every flag that concerns the action, in the order of evaluation.
+    /// SHA-256 of the document's text; `None` when only services were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<Sha256>,
+    /// Every flag that concerns the action, in the order of evaluation; those of services after our own.
     pub said: Vec<Said>,
 }
 
@@ -244,26 +265,31 @@ impl Flags {
 
     /// Evaluates the flags that concern an action. Flags govern agents: for everybody else they say nothing.
     pub fn about(&self, contract: &Contract, agent: Option<&Agent>, now: Timestamp) -> Flagged {
-        let mut flagged = Flagged { document: self.digest, said: Vec::new() };
-        let Actor::Agent(name) = &contract.actor else { return flagged };
-        let subjects = [
-            (Subject::Everything, Some("")),
-            (Subject::Environment, Some(contract.environment.as_str())),
-            (Subject::Resource, Some(contract.resource.as_str())),
-            (Subject::Tool, Some(contract.tool.as_str())),
-            (Subject::Workflow, contract.assignment.workflow.as_deref()),
-            (Subject::Agent, Some(name.as_str())),
-        ];
+        let mut flagged = Flagged { document: Some(self.digest), said: Vec::new() };
         // Made when the first flag asks for it.
         let mut context = None;
-        for (subject, name) in subjects {
-            let key = name.and_then(|name| self.index.get(&subject)?.get(name));
+        for (subject, name) in subjects(contract) {
+            let key = self.index.get(&subject).and_then(|index| index.get(name));
             let Some((key, flag)) = key.and_then(|key| self.document.flags.get_key_value(key)) else { continue };
             let context = context.get_or_insert_with(|| context_of(contract, agent));
             flagged.said.push(said(key, flag, context, now));
         }
         flagged
     }
+}
+
+/// What flags about an action are about, in the order of evaluation. Flags govern agents: nothing for everybody else.
+fn subjects(contract: &Contract) -> impl Iterator<Item = (Subject, &str)> {
+    let agent = contract.actor.agent();
+    let subjects = [
+        (Subject::Everything, Some("")),
+        (Subject::Environment, Some(contract.environment.as_str())),
+        (Subject::Resource, Some(contract.resource.as_str())),
+        (Subject::Tool, Some(contract.tool.as_str())),
+        (Subject::Workflow, contract.assignment.workflow.as_deref()),
+        (Subject::Agent, agent.map(crate::names::AgentName::as_str)),
+    ];
+    subjects.into_iter().filter(move |_| agent.is_some()).filter_map(|(subject, name)| Some((subject, name?)))
 }
 
 fn said(key: &str, flag: &Flag, context: &Value, now: Timestamp) -> Said {
@@ -275,6 +301,7 @@ fn said(key: &str, flag: &Flag, context: &Value, now: Timestamp) -> Said {
         variant: came.variant.map(str::to_owned),
         mode,
         error: came.error,
+        remote: None,
     }
 }
 

@@ -238,8 +238,8 @@ fn a_flag_concerns_what_its_key_says_and_is_read_in_that_order() {
             "release.agent.coder"
         ]
     );
-    assert_eq!(about.document, all.digest());
-    world.contract.actor = Actor::Operator("anna".into());
+    assert_eq!(about.document, Some(all.digest()));
+    world.contract.actor = crate::contract::Actor::Operator("anna".into());
     assert!(all.about(&world.contract, None, world.now).said.is_empty());
 }
 
@@ -377,7 +377,14 @@ fn any_said() -> impl Strategy<Value = Said> {
     (0..9usize).prop_map(|n| {
         let mode = MODES.get(n).copied();
         let error = (n == 7).then(|| "it is wrong".to_owned());
-        Said { flag: "release".into(), reason: Reason::Static, variant: mode.map(|_| "v".into()), mode, error }
+        Said {
+            flag: "release".into(),
+            reason: Reason::Static,
+            variant: mode.map(|_| "v".into()),
+            mode,
+            error,
+            remote: None,
+        }
     })
 }
 
@@ -404,7 +411,7 @@ fn flags_only_tighten() {
             world.contract.risk = risk;
             world.mode = mode;
             world.approved = approved;
-            world.flags = Some(Flagged { document: Sha256::of(b""), said: said.to_vec() });
+            world.flags = Some(Flagged { document: Some(Sha256::of(b"")), said: said.to_vec() });
             let verdict = release::judge(&world.facts());
             (verdict.ruling, verdict.obligations.contains(&Obligation::MeasureOnly))
         };

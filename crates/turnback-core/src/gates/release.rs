@@ -124,20 +124,33 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
 /// What was said so far and one flag more. Upholds `ONLY-TIGHTEN`: the ruling never falls, no obligation goes.
 fn tightened(mut verdict: Verdict, said: &Said, facts: &Facts<'_>) -> Verdict {
     let flag = visible(&said.flag);
+    let name = match &said.remote {
+        None => format!("flag `{flag}`"),
+        Some(heard) => format!("flag `{flag}` of {}", visible(&heard.service)),
+    };
     let (ruling, measured, why) = match (&said.error, said.mode) {
-        (Some(error), _) => (Ruling::Deny, false, format!("flag `{flag}` cannot be evaluated: {}", visible(error))),
+        (Some(error), _) => {
+            let lacks = if said.remote.is_some() { "is not known" } else { "cannot be evaluated" };
+            (Ruling::Deny, false, format!("{name} {lacks}: {}", visible(error)))
+        }
         (None, Some(mode)) => {
             let (ruling, measured, what) = mode.ruling(facts.contract, facts.approved);
             let variant = visible(said.variant.as_deref().unwrap_or("?"));
-            (ruling, measured, format!("flag `{flag}` is `{variant}`, mode `{}`: {what}", mode.word()))
+            (ruling, measured, format!("{name} is `{variant}`, mode `{}`{}: {what}", mode.word(), age(said, facts)))
         }
         // It says nothing, and does so on purpose.
         (None, None) => return verdict,
     };
     let observed = verdict.obligations.contains(&Obligation::MeasureOnly);
-    let next = match &said.error {
-        Some(_) => format!("an operator corrects it: turnback flags set {flag} --state disabled --reason <why>"),
-        None => format!("an operator changes it: turnback flags set {flag} --variant <variant> --reason <why>"),
+    let next = match (&said.remote, &said.error) {
+        (Some(heard), Some(_)) => {
+            format!("an operator sees to {}: turnback flags remote; then call again", visible(&heard.service))
+        }
+        (Some(heard), None) => format!("an operator changes it at {}", visible(&heard.service)),
+        (None, Some(_)) => {
+            format!("an operator corrects it: turnback flags set {flag} --state disabled --reason <why>")
+        }
+        (None, None) => format!("an operator changes it: turnback flags set {flag} --variant <variant> --reason <why>"),
     };
     if ruling > verdict.ruling {
         let stricter = Verdict::new(NAME, ruling, why).next(next).rule(&said.flag);
@@ -159,6 +172,15 @@ fn tightened(mut verdict: Verdict, said: &Said, facts: &Facts<'_>) -> Verdict {
         verdict = verdict.oblige(Obligation::MeasureOnly);
     }
     verdict
+}
+
+/// How old what a service said is, when it could not be asked again.
+fn age(said: &Said, facts: &Facts<'_>) -> String {
+    let heard = said.remote.as_ref().and_then(|heard| Some((heard.at?, heard.stale.as_ref()?)));
+    heard.map_or_else(String::new, |(at, why)| {
+        let seconds = facts.now.duration_since(at).as_secs();
+        format!(" (stale, said {seconds} s ago, and not known now: {})", visible(why))
+    })
 }
 
 #[cfg(test)]

@@ -40,6 +40,21 @@ impl Source {
             next: Some(next.into()),
         }
     }
+
+    /// [`Source::error`] about a line that may hold a secret and is not quoted.
+    pub(super) fn hidden(
+        &self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        next: impl Into<String>,
+    ) -> ConfigError {
+        let mut error = self.error(span, message, next);
+        if let Some(place) = &mut error.place {
+            **place =
+                Place { shown: "(not shown)".to_owned(), indent: 0, width: "(not shown)".len(), ..(**place).clone() };
+        }
+        error
+    }
 }
 
 /// The nearest character boundary at or before `at`.

@@ -1,4 +1,4 @@
-//! `[flags]`: where the release flags are.
+//! `[flags]`: where the release flags are. Services that are asked for more of them: `ofrep.rs`.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ use super::read::{Occupied, Reader};
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     path: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) remote: Vec<super::ofrep::Raw>,
 }
 
 impl Raw {

@@ -108,6 +108,8 @@ pub enum Request {
     },
     /// The last changes of the flags, newest first.
     FlagsHistory,
+    /// The services that are asked for flags.
+    FlagsRemote,
     /// All agents.
     Agents,
     /// Suspend an agent, or reinstate it with no reason.
@@ -330,6 +332,8 @@ pub enum Reply {
     Flags(Box<FlagsView>),
     /// Changes of the flags, newest first.
     FlagsHistory(Vec<Edition>),
+    /// The services that are asked for flags, in the order of the configuration.
+    FlagsRemote(Vec<RemoteFlagsView>),
     /// Leases: those that stand, or those that were released.
     Leases(Vec<LeaseView>),
     /// A signed checkpoint in C2SP note form.
@@ -435,6 +439,52 @@ pub struct FlagsView {
     pub flags: Vec<Summary>,
     /// The exact document.
     pub document: String,
+}
+
+/// A service that is asked for release flags.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RemoteFlagsView {
+    /// Its address.
+    pub url: String,
+    /// The keys it is asked for; `*` stands for every name.
+    pub keys: Vec<String>,
+    /// How it is.
+    pub state: RemoteFlagsState,
+    /// When it last answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Timestamp>,
+    /// When a question last came to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Timestamp>,
+    /// And why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// While it is down: when the next call asks it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_again: Option<Timestamp>,
+    /// Answers that are kept.
+    pub held: usize,
+    /// When the oldest of them was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
+    /// Seconds an answer is used without asking again.
+    pub refresh_seconds: f64,
+    /// Seconds an answer is used that cannot be asked for again.
+    pub stale_after_seconds: f64,
+}
+
+/// How a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemoteFlagsState {
+    /// Nobody has asked it since the node started.
+    Unasked,
+    /// It answered within the time an answer is fresh.
+    Fresh,
+    /// It answered, and nobody asked since that became old.
+    Stale,
+    /// The last question could not be put to it.
+    Down,
 }
 
 /// A token without its secret.

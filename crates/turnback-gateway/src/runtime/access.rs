@@ -31,7 +31,7 @@ impl Inner {
         let mut bodies = Vec::new();
         for one in &asked.asked {
             let (verdict, policy) = match one {
-                Ok(question) => self.evaluated(caller, question)?,
+                Ok(question) => self.evaluated(caller, question).await?,
                 Err(refusal) => (Verdict::new("request", Ruling::Deny, refusal.to_string()), Sha256::of(b"")),
             };
             let by = caller.agent.clone();
@@ -50,7 +50,7 @@ impl Inner {
         Ok(verdicts)
     }
 
-    fn evaluated(&self, caller: &Caller, question: &Evaluation) -> Result<(Verdict, Sha256), Refusal> {
+    async fn evaluated(&self, caller: &Caller, question: &Evaluation) -> Result<(Verdict, Sha256), Refusal> {
         let about = &question.subject;
         let itself = about.kind == AGENT && about.id == caller.agent.as_str();
         let access = self.settings.access.as_ref().filter(|access| access.callers.contains(&caller.agent));
@@ -66,7 +66,7 @@ impl Inner {
             let Ok(agent) = AgentName::new(&about.id) else {
                 return Ok((Verdict::new("request", Ruling::Deny, "no agent has such a name"), Sha256::of(b"")));
             };
-            return Ok(self.own(caller, itself, agent, tool.name.as_str(), question));
+            return Ok(self.own(caller, itself, agent, tool.name.as_str(), question).await);
         }
         let Some(access) = access else {
             let message = format!("agent `{}` may ask about itself and the tools here only", caller.agent);
@@ -78,7 +78,7 @@ impl Inner {
     }
 
     /// What the first group of gates says of an agent's call, its arguments being the action's properties.
-    fn own(
+    async fn own(
         &self,
         caller: &Caller,
         itself: bool,
@@ -97,7 +97,9 @@ impl Inner {
         };
         debug_assert!(matches!(contract.actor, Actor::Agent(_)));
         let step = run::open(RunId::new(uuid::Uuid::now_v7()), contract, matched, self.now());
-        let known = super::context::Looked { collision: self.in_the_way(&step.run), ..self.known(&step.run) };
+        let remote_flags = self.hear(Phase::Before, &step.run.contract).await;
+        let collision = self.in_the_way(&step.run);
+        let known = super::context::Looked { collision, remote_flags, ..self.known(&step.run) };
         let Event::Judged { decision, .. } = self.judge(Phase::Before, &step.run, &known) else {
             return (Verdict::new("request", Ruling::Deny, "it could not be judged"), Sha256::of(b""));
         };

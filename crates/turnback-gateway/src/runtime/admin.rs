@@ -90,6 +90,7 @@ impl Inner {
             }
             Request::FlagsApply { document, reason } => self.apply_flags(document, reason, by).await,
             Request::FlagsHistory => self.flags_history(),
+            Request::FlagsRemote => Ok(Reply::FlagsRemote(self.remote_flags())),
             Request::Agents => Ok(Reply::Agents(self.board.view().agents.values().cloned().collect())),
             Request::AgentSuspend { name, reason } => {
                 let _one_at_a_time = self.editing.lock().await;

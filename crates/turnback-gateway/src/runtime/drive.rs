@@ -31,6 +31,7 @@ use tokio::sync::OwnedMutexGuard;
 use turnback_core::approval::Question;
 use turnback_core::decision::{Phase, Ruling};
 use turnback_core::digest::{ActionDigest, Sha256};
+use turnback_core::flags::Flagged;
 use turnback_core::gates::evidence::ReadDigest;
 use turnback_core::gates::{self, Facts, Measured};
 use turnback_core::names::{ApprovalId, RunId};
@@ -186,6 +187,7 @@ impl Inner {
         match command {
             Command::Judge(phase) => {
                 let mut looked = self.look_up(phase, &live.run).await;
+                looked.remote_flags = self.hear(phase, &live.run.contract).await;
                 looked.collision = match phase {
                     Phase::Before => self.in_the_way(&live.run),
                     Phase::After => live.claim.as_ref().map(super::collision::Claim::found),
@@ -261,7 +263,7 @@ impl Inner {
         let measured = run.state.measurement().filter(|_| phase == Phase::After);
         let measured = measured.map(|m| Measured { effect: &m.effect, plan: &m.plan });
         let approval = run.approval();
-        let flagged = view.flagged(phase, contract, now);
+        let flagged = Flagged::together(view.flagged(phase, contract, now), looked.remote_flags.clone());
         let facts = Facts {
             contract,
             now,

@@ -132,8 +132,12 @@ impl Inner {
 
     fn active_flags(&self) -> Result<Arc<Active>, Refusal> {
         self.board.view().flags.clone().ok_or_else(|| {
-            Refusal::new(Code::NotFound, "no release flags are configured")
-                .next("write { \"flags\": {} } into a file, name it in [flags] path, and start again")
+            let refusal = Refusal::new(Code::NotFound, "no release flags are configured");
+            if self.services.is_empty() {
+                return refusal.next("write { \"flags\": {} } into a file, name it in [flags] path, and start again");
+            }
+            Refusal { message: "no release flags are configured but those of services".to_owned(), ..refusal }
+                .next("turnback flags remote")
         })
     }
 

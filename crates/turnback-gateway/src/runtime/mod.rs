@@ -20,6 +20,7 @@ mod context;
 mod drive;
 mod flags;
 mod grants;
+mod ofrep;
 mod patience;
 mod policies;
 mod probes;
@@ -82,6 +83,7 @@ struct Inner {
     books: Mutex<Books>,
     context: context::Context,
     collisions: collision::Collisions,
+    services: ofrep::Services,
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
@@ -137,6 +139,7 @@ impl Runtime {
         let context = context::Context::new(settings.context.clone());
         let books = Mutex::new(Books::new(settings.limits.budgets.clone()));
         let collisions = collision::Collisions::load(&journal, std::mem::take(&mut settings.collisions))?;
+        let services = ofrep::Services::new(std::mem::take(&mut settings.remote_flags));
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -148,6 +151,7 @@ impl Runtime {
             context,
             editing: tokio::sync::Mutex::default(),
             collisions,
+            services,
             joinable: Mutex::default(),
             waiters: Mutex::default(),
             questions,

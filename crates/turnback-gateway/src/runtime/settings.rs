@@ -71,6 +71,8 @@ pub struct Settings {
     pub access: Option<Access>,
     /// The release flags as the file has them, checked against the same tools; `None` when there are none.
     pub flags: Option<Flags>,
+    /// Services that are asked for more of them.
+    pub remote_flags: Vec<crate::config::RemoteFlags>,
     /// How autonomous any agent may be, by class of action.
     pub ceilings: Ceilings,
     /// Limits per action, and budgets.

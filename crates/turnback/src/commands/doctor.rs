@@ -11,7 +11,7 @@ use turnback_core::policy::lint::Severity;
 use turnback_core::text::visible;
 use turnback_core::tool::Kind;
 use turnback_gateway::config::{Config, Resource};
-use turnback_gateway::operator::protocol::{Reply, Request};
+use turnback_gateway::operator::protocol::{RemoteFlagsState, Reply, Request};
 
 use crate::client::Door;
 use crate::context::{Context, Exit, Failure};
@@ -83,6 +83,7 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit, Failure> {
     }
     if let Ok(door) = context.door() {
         gateway(&mut report, &door);
+        remote_flags(&mut report, &door);
     }
     context.answer(&report.0, |lines| text(lines))?;
     Ok(Exit::findings(report.0.iter().any(|line| line.found != Found::Ok)))
@@ -300,5 +301,33 @@ fn gateway(report: &mut Report, door: &Door) {
             }
         }
         Ok(_) => report.fail(check, "answers something else", "run the same version on both sides"),
+    }
+}
+
+/// The gateway knows whether a service answers; asking it from here would ask with another's words.
+fn remote_flags(report: &mut Report, door: &Door) {
+    if !matches!(door, Door::Socket(_)) {
+        return;
+    }
+    // A gateway that does not answer was reported already.
+    let Ok(Reply::FlagsRemote(services)) = door.ask(&Request::FlagsRemote) else { return };
+    for service in services {
+        let check = "remote flags";
+        let url = &service.url;
+        match (service.state, service.why) {
+            (RemoteFlagsState::Down, why) => report.fail(
+                check,
+                format!("{url} is down: {}", why.unwrap_or_default()),
+                "see to it: what it said is used until it is too old, then its keys deny",
+            ),
+            (RemoteFlagsState::Unasked, _) => report.ok(check, format!("{url} was not asked yet")),
+            // What failed before it answered again is over.
+            (_, Some(why)) if service.failed > service.answered => report.warn(
+                check,
+                format!("{url} answers what cannot be used: {why}"),
+                "turnback flags remote; correct the flag there",
+            ),
+            (..) => report.ok(check, format!("{url} answers")),
+        }
     }
 }

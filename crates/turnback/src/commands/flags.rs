@@ -58,6 +58,8 @@ enum What {
     },
     /// Show who changed the flags, when and why, newest first
     History,
+    /// Show the services that are asked for flags: whether they answer, and what of them is kept
+    Remote,
     /// Find flags in the file that nobody answers for or that are overdue for review
     Lint,
 }
@@ -106,6 +108,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
         What::History => match context.door()?.ask(&Request::FlagsHistory)? {
             Reply::FlagsHistory(editions) => {
                 context.answer(&editions, |editions| render::flags::history(editions, context.now))?;
+            }
+            other => return Err(unexpected(&other).into()),
+        },
+        What::Remote => match context.door()?.ask(&Request::FlagsRemote)? {
+            Reply::FlagsRemote(services) => {
+                context.answer(&services, |services| render::flags::remote(services, context.now))?;
             }
             other => return Err(unexpected(&other).into()),
         },

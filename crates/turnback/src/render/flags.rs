@@ -5,7 +5,7 @@ use serde_json::Value;
 use turnback_core::flags::{Edition, Source};
 use turnback_core::policy::lint::{Finding, Severity};
 use turnback_core::text::visible;
-use turnback_gateway::operator::protocol::FlagsView;
+use turnback_gateway::operator::protocol::{FlagsView, RemoteFlagsState, RemoteFlagsView};
 
 use super::style::{BAD, CARE, FAINT, GOOD, STRONG, next, paint};
 use super::table::{Cell, table};
@@ -68,6 +68,41 @@ pub(crate) fn history(editions: &[Edition], now: Timestamp) -> String {
         ]
     });
     table(&["WHEN", "DOCUMENT", "FROM", "BY", "WHY"], rows.collect())
+}
+
+/// The services that are asked.
+pub(crate) fn remote(services: &[RemoteFlagsView], now: Timestamp) -> String {
+    if services.is_empty() {
+        return "no service is asked for release flags: [[flags.remote]] names them\n".to_owned();
+    }
+    let ago = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| time::relative(now, at));
+    let rows = services.iter().map(|service| {
+        let state = match service.state {
+            RemoteFlagsState::Fresh => Cell::styled(GOOD, "fresh"),
+            RemoteFlagsState::Stale => Cell::styled(CARE, "stale"),
+            RemoteFlagsState::Down => Cell::styled(BAD, "down"),
+            RemoteFlagsState::Unasked => Cell::styled(FAINT, "not asked yet"),
+        };
+        vec![
+            Cell::styled(STRONG, visible(&service.url)),
+            state,
+            Cell::new(ago(service.answered)),
+            Cell::new(ago(service.failed)),
+            Cell::new(service.held.to_string()),
+            Cell::new(ago(service.oldest)),
+        ]
+    });
+    let mut out = table(&["SERVICE", "STATE", "ANSWERED", "FAILED", "HELD", "OLDEST"], rows.collect());
+    for service in services {
+        let keys = format!("{}: asked for {}", visible(&service.url), visible(&service.keys.join(", ")));
+        out.push_str(&format!("{}\n", paint(FAINT, &keys)));
+        if let Some(why) = &service.why {
+            let why = format!("{}: last failure: {}", visible(&service.url), visible(why));
+            let style = if service.state == RemoteFlagsState::Down { BAD } else { FAINT };
+            out.push_str(&format!("{}\n", paint(style, &why)));
+        }
+    }
+    out
 }
 
 /// What lint found.

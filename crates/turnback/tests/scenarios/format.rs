@@ -100,7 +100,7 @@ pub(crate) enum Harm {
 }
 
 /// One step: exactly one of `call`, `http`, `raw`, `hear_kept`, `operator`, `cli`, `by_hand` alone, `restart`,
-/// `start_another`, `wait`.
+/// `start_another`, `flag_service`, `wait`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Step {
@@ -151,6 +151,8 @@ pub(crate) struct Step {
     pub(crate) start_another: bool,
     /// With `restart`: new lines at the end of the configuration instead of the old ones.
     pub(crate) config: Option<String>,
+    /// What the flag service does from now on.
+    pub(crate) flag_service: Option<FlagService>,
     /// Milliseconds.
     pub(crate) wait: Option<u64>,
 
@@ -165,6 +167,28 @@ pub(crate) struct Step {
     pub(crate) expect: Expect,
     /// How the world must look right after.
     pub(crate) after: Option<After>,
+}
+
+/// What a flag service does with every question, and with those about some keys.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(crate) enum FlagService {
+    /// Answers with a mode.
+    Mode(String),
+    /// Answers with a mode for some keys, whatever it does otherwise.
+    Keys(BTreeMap<String, String>),
+    /// Answers with a status and a body, in which `{{key}}` is the key.
+    Answer { status: u16, body: String },
+    /// Answers so many bytes.
+    Long(usize),
+    /// Has no flags.
+    Empty,
+    /// Never answers.
+    Hang,
+    /// Answers without end, a byte at a time.
+    Drip,
+    /// Nobody listens any more.
+    Gone,
 }
 
 #[derive(Clone, Default, Deserialize)]

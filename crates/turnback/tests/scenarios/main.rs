@@ -8,6 +8,8 @@ mod format;
 mod place;
 mod raw;
 mod record;
+#[path = "../../../turnback-gateway/tests/support/service.rs"]
+mod service;
 mod story;
 
 use std::path::{Path, PathBuf};

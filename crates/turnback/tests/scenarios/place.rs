@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
@@ -13,7 +14,8 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::{Value, json};
 
 use super::Wrong;
-use super::format::{After, Hand, Harm, Setup};
+use super::format::{After, FlagService, Hand, Harm, Setup};
+use super::service::{Act, Service};
 
 /// The standard world: ten customers with two orders each.
 const SCHEMA: &str = "
@@ -22,6 +24,9 @@ CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER NOT NULL REFERENCE
 INSERT INTO customers (id, name) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10) SELECT i, 'c' || i FROM n;
 INSERT INTO orders SELECT id * 2 - 1, id, id * 10 FROM customers UNION ALL SELECT id * 2, id, id * 10 + 5 FROM customers;
 ";
+
+/// Where the flag service listens, in a configuration.
+const FLAG_SERVICE: &str = "{{flag service}}";
 
 /// Inside the resource, beside it, and beside it with a name that begins alike.
 const FILES: [(&str, &str); 5] = [
@@ -37,6 +42,9 @@ pub(crate) struct Place {
     /// Where everything agents act on stands: the folder itself, or a file system of its own.
     base: PathBuf,
     mounted: bool,
+    /// Answers for flags, when the configuration names it; `None` once it is gone.
+    flag_service: Mutex<Option<Service>>,
+    flag_service_url: String,
 }
 
 impl Drop for Place {
@@ -74,7 +82,10 @@ pub(crate) type Picture = BTreeMap<String, String>;
 impl Place {
     pub(crate) fn make(setup: &Setup, more: &Hand) -> Result<Self, Wrong> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let mut place = Self { base: dir.path().to_owned(), dir, mounted: false };
+        let service = setup.config.contains(FLAG_SERVICE).then(|| Service::start(Act::NotFound));
+        let flag_service_url = service.as_ref().map(|service| service.url.clone()).unwrap_or_default();
+        let flag_service = Mutex::new(service);
+        let mut place = Self { base: dir.path().to_owned(), dir, mounted: false, flag_service, flag_service_url };
         if let Some(mebibytes) = setup.small_disk {
             place.base = place.own("disk");
             fs::create_dir(&place.base).map_err(|e| named(&place.base, &e))?;
@@ -119,8 +130,30 @@ environment = "test"
 {more}
 "#
         );
+        let text = text.replace(FLAG_SERVICE, &self.flag_service_url);
         let text = text.replace("{{folder}}", &self.base.display().to_string());
         write(&self.own("turnback.toml"), text.as_bytes())
+    }
+
+    /// Tells the flag service what it does from now on.
+    pub(crate) fn flag_service(&self, does: &FlagService) -> Result<(), Wrong> {
+        let mut held = self.flag_service.lock().map_err(|e| e.to_string())?;
+        if matches!(does, FlagService::Gone) {
+            return held.take().map(Service::stop).ok_or_else(|| "there is no flag service".into());
+        }
+        let service = held.as_ref().ok_or("there is no flag service: the configuration names {{flag service}}")?;
+        match does {
+            FlagService::Keys(keys) => {
+                keys.iter().for_each(|(key, mode)| service.does_with(key, Act::Mode(mode.clone())));
+            }
+            FlagService::Mode(mode) => service.does(Act::Mode(mode.clone())),
+            FlagService::Answer { status, body } => service.does(Act::Json(*status, body.clone())),
+            FlagService::Long(size) => service.does(Act::Long(*size)),
+            FlagService::Empty => service.does(Act::NotFound),
+            FlagService::Hang => service.does(Act::Hang),
+            FlagService::Drip | FlagService::Gone => service.does(Act::Drip),
+        }
+        Ok(())
     }
 
     /// A path in the world agents act on.

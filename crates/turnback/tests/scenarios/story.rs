@@ -60,6 +60,7 @@ fn name(step: &Step) -> String {
         _ if step.hear_kept => "connections kept".into(),
         _ if step.restart => "restart".into(),
         _ if step.start_another => "start another".into(),
+        _ if step.flag_service.is_some() => "flag service".into(),
         _ => "by hand".into(),
     }
 }
@@ -190,16 +191,24 @@ impl<'a> Player<'a> {
             step.hear_kept,
             step.cli.is_some(),
         ];
-        let acts = [step.by_hand.is_some() || step.restart, step.start_another, step.wait.is_some()];
+        let acts = [
+            step.by_hand.is_some() || step.restart,
+            step.start_another,
+            step.flag_service.is_some(),
+            step.wait.is_some(),
+        ];
         if asks.iter().chain(&acts).filter(|on| **on).count() != 1 {
             return Err("a step is exactly one of call, http, raw, hear_kept, operator, cli, by_hand and restart, \
-                        start_another, wait"
+                        start_another, flag_service, wait"
                 .into());
         }
         let starts = step.restart || step.start_another;
         let said = [!step.expect.outcome.is_empty(), !step.expect.tally.is_empty(), !step.expect.any_of.is_empty()];
         if !starts && said.iter().filter(|on| **on).count() != usize::from(asks.contains(&true)) {
             return Err("every request says which outcome it expects, and only requests do".into());
+        }
+        if let Some(does) = &step.flag_service {
+            self.place.flag_service(does)?;
         }
         if let Some(wait) = step.wait {
             std::thread::sleep(Duration::from_millis(wait));

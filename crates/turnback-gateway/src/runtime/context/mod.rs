@@ -48,6 +48,7 @@ pub(super) struct Looked {
     pub(super) flow: Option<Flow>,
     pub(super) evidence: Option<Evidence>,
     pub(super) collision: Option<turnback_core::gates::collision::Collision>,
+    pub(super) remote_flags: Vec<turnback_core::flags::Said>,
 }
 
 impl Context {
@@ -118,7 +119,7 @@ impl Inner {
     fn remembered(&self, run: &Run) -> (Looked, Vec<reads::Found>) {
         let Some(agent) = run.contract.actor.agent() else { return (Looked::default(), Vec::new()) };
         let (evidence, found) = self.evidence(agent, run).unzip();
-        (Looked { flow: self.flow(agent, &run.contract), evidence, collision: None }, found.unwrap_or_default())
+        (Looked { flow: self.flow(agent, &run.contract), evidence, ..Looked::default() }, found.unwrap_or_default())
     }
 
     fn flow(&self, agent: &AgentName, contract: &Contract) -> Option<Flow> {
