@@ -272,11 +272,13 @@ fn examine(one: &Parsed<'_>, reached: &[&Tool], findings: &mut Vec<Finding>) {
     }
     for form in one.rule.obligations.iter().filter_map(Obligation::form) {
         let lacks = |tool: &&&Tool| {
-            !tool.forms.iter().any(|there| there.name == form) && !(form == DRY_RUN && tool.risk.writes())
+            let built_in = form == DRY_RUN && tool.risk.writes();
+            !built_in && !tool.forms.iter().any(|there| there.name == form)
         };
         let without: Vec<&str> = reached.iter().filter(lacks).map(|tool| tool.name.as_str()).collect();
         if !without.is_empty() {
-            let message = format!("no form `{}` of {}: denied instead of constrained", visible(form), without.join(", "));
+            let message =
+                format!("no form `{}` of {}: denied instead of constrained", visible(form), without.join(", "));
             findings.push(warn(one, "missing-form", message));
         }
     }
