@@ -261,15 +261,16 @@ pub fn decide(phase: Phase, facts: &Facts<'_>) -> Decision {
 const FORM: &str = "form";
 
 /// Finds the form the action becomes, when one is asked for and nothing refuses it anyway. A form that is not there,
-/// or that this action cannot take, is a deny.
+/// or that this action cannot take, is a deny, also where a degraded mode refuses for now: more rules never loosen.
 fn constrained(mut decision: Decision, facts: &Facts<'_>) -> Decision {
     let wanted: BTreeSet<&str> = decision.obligations().filter_map(Obligation::form).collect();
-    // A person who is asked besides is asked about the safer form.
-    if !matches!(decision.ruling, Ruling::Constrain | Ruling::Review) || wanted.is_empty() {
+    if wanted.is_empty() || decision.ruling == Ruling::Deny {
         return decision;
     }
     match form::rewritten(facts.contract, &wanted, facts.forms) {
-        Ok((rewriting, _)) => decision.rewriting = Some(rewriting),
+        // A person who is asked besides is asked about the safer form.
+        Ok((rewriting, _)) if decision.ruling <= Ruling::Review => decision.rewriting = Some(rewriting),
+        Ok(_) => {}
         Err(why) => {
             let next = "an operator adds [[safer]] with that name, or changes the rule";
             decision.verdicts.push(Verdict::new(FORM, Ruling::Deny, why).next(next));
