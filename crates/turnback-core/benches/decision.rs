@@ -197,6 +197,7 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
             flow: None,
             evidence: None,
             collision: None,
+            forms: &[],
             measured,
         };
         let before = decide(Phase::Before, &facts(None));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::digest::{ActionDigest, Sha256};
+use crate::form::Formed;
 use crate::json;
 use crate::names::{AgentName, EnvironmentName, ResourceName, RunId, ToolName};
 use crate::refusal::{Code, Refusal};
@@ -176,6 +177,9 @@ pub struct Contract {
     pub target: Target,
     /// The arguments, strictly read, `turnback` taken out. Hashed and handed on as this very value.
     pub arguments: Value,
+    /// What it is a safer form of, when it was made over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<Formed>,
     /// The runs this one counters; empty for everything but an undo.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undoes: Vec<RunId>,
@@ -227,6 +231,7 @@ impl Contract {
             environment: tool.environment.clone(),
             target,
             arguments,
+            form: None,
             undoes: Vec::new(),
             statement,
         })
@@ -257,9 +262,15 @@ impl Contract {
             environment,
             target: Target { identity, place: names.join(" "), statement: String::new() },
             arguments: serde_json::json!({ "runs": names }),
+            form: None,
             undoes: runs,
             statement: Statement::default(),
         })
+    }
+
+    /// Whether it was made over into that safer form.
+    pub fn has_form(&self, name: &str) -> bool {
+        self.form.as_ref().is_some_and(|formed| formed.forms.iter().any(|form| form == name))
     }
 
     /// Whether this action changes anything.
@@ -268,12 +279,16 @@ impl Contract {
     }
 
     /// The digest everything binds to: caller, tool and its schema, resolved target, arguments in
-    /// canonical form. The agent's own statement is not part of it: saying it differently does not
+    /// canonical form, and what it is a safer form of. The agent's own statement is not part of it: saying it differently does not
     /// make it another action.
     pub fn digest(&self) -> ActionDigest {
-        let actor = json::canonical(&serde_json::json!({
+        let mut actor = serde_json::json!({
             "actor": self.actor, "on_behalf_of": self.on_behalf_of, "assignment": self.assignment, "target": self.target, "undoes": self.undoes,
-        }));
+        });
+        if let Some(form) = &self.form {
+            actor["form"] = serde_json::json!({ "of": form.of, "forms": form.forms, "dry_run": form.dry_run });
+        }
+        let actor = json::canonical(&actor);
         let arguments = json::canonical(&self.arguments);
         ActionDigest(Sha256::of_parts(
             "turnback action v1",

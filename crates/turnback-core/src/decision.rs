@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Sha256;
+use crate::form::Rewriting;
 
 /// What may happen to an action, from least to most restrictive. The order is the combine rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub enum Obligation {
     },
     /// Run only in this smaller or safer form.
     SaferForm {
-        /// What that form is, in words.
+        /// Its name in the tool's contract.
         form: String,
     },
     /// Stage and measure, but never commit: the environment is only observed.
@@ -67,6 +68,14 @@ pub enum Obligation {
 }
 
 impl Obligation {
+    /// The safer form it asks for.
+    pub fn form(&self) -> Option<&str> {
+        match self {
+            Obligation::SaferForm { form } => Some(form),
+            _ => None,
+        }
+    }
+
     /// The obligation in a few words.
     pub fn words(&self) -> String {
         match self {
@@ -154,6 +163,9 @@ pub struct Decision {
     pub verdicts: Vec<Verdict>,
     /// Digest of the policy the decision was made under.
     pub policy: Sha256,
+    /// The safer form it becomes instead: this action is over, that one is judged from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewriting: Option<Rewriting>,
 }
 
 impl Decision {
@@ -170,7 +182,7 @@ impl Decision {
     /// ```
     pub fn combine(phase: Phase, policy: Sha256, verdicts: Vec<Verdict>) -> Self {
         let ruling = verdicts.iter().map(|v| v.ruling).max().unwrap_or(Ruling::Deny);
-        Self { phase, ruling, verdicts, policy }
+        Self { phase, ruling, verdicts, policy, rewriting: None }
     }
 
     /// The verdicts that made the ruling what it is.

@@ -51,6 +51,7 @@ pub(crate) fn tool(kind: Kind, resource: &str, local: &str, verb: Verb, risk: Ri
         schema_hash: Sha256::of(local.as_bytes()),
         effect_match: Match::Exact,
         bearer: Bearer::Operator,
+        forms: vec![],
     }
 }
 
@@ -141,6 +142,7 @@ pub(crate) struct World {
     pub(crate) excepted: Vec<String>,
     pub(crate) grants_required: bool,
     pub(crate) collision: Option<crate::gates::collision::Collision>,
+    pub(crate) forms: Vec<crate::form::Form>,
     pub(crate) measurement: Option<Measurement>,
     pub(crate) now: Timestamp,
     pub(crate) wall: Option<Timestamp>,
@@ -167,6 +169,7 @@ impl World {
             excepted: vec![],
             grants_required: false,
             collision: None,
+            forms: vec![],
             measurement: None,
             now: at(0),
             wall: None,
@@ -194,6 +197,7 @@ impl World {
             excepted: &self.excepted,
             grants_required: self.grants_required,
             collision: self.collision.as_ref(),
+            forms: &self.forms,
             measured: self.measurement.as_ref().map(|m| Measured { effect: &m.effect, plan: &m.plan }),
         }
     }
@@ -227,5 +231,6 @@ pub(crate) fn circumstances() -> Box<crate::gates::Circumstances> {
         excepted: vec![],
         grants_required: false,
         collision: None,
+        forms: vec![],
     })
 }

@@ -16,6 +16,7 @@ pub mod effect;
 #[cfg(test)]
 mod fixtures;
 pub mod flags;
+pub mod form;
 pub mod gates;
 pub mod json;
 pub mod lease;

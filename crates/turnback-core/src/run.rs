@@ -267,6 +267,9 @@ fn refused(refusal: Refusal, before: Decision, measurement: Measurement) -> Stat
 }
 
 fn judged_before(decision: Decision, approval: Option<Approval>, writes: bool) -> (State, Vec<Command>) {
+    if decision.rewriting.is_some() {
+        return ended(Ended::Constrained(decision), vec![Command::Tell]);
+    }
     match decision.ruling {
         // A person who must look needs the measured effect, so `review` goes on to staging. A read has
         // nothing to stage and runs only when it is allowed.
@@ -280,6 +283,11 @@ fn judged_before(decision: Decision, approval: Option<Approval>, writes: bool) -
 
 fn judged_after(s: Measured, after: Decision, rule: Match, now: Timestamp) -> (State, Vec<Command>) {
     let Measured { before, approval, measurement } = s;
+    if after.rewriting.is_some() && before.ruling <= Ruling::Review {
+        let (how, before) = (Ended::Constrained(after), Some(before));
+        let state = State::Ended { how, before, measurement: Some(Box::new(measurement)) };
+        return (state, vec![Command::Discard, Command::Tell]);
+    }
     let ruling = before.ruling.max(after.ruling);
     match (ruling, &approval) {
         (Ruling::Allow | Ruling::Review, _) if before.measure_only() || after.measure_only() => (

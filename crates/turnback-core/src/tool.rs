@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Sha256;
+use crate::form::Form;
 use crate::names::{EnvironmentName, ResourceName, ToolName};
 use crate::rollback::Bearer;
 
@@ -182,10 +183,13 @@ pub struct Tool {
     /// Who pays if the way back fails.
     #[serde(default)]
     pub bearer: Bearer,
+    /// The safer forms calls of it may be made over into.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forms: Vec<Form>,
 }
 
 impl Tool {
-    /// Binds `spec` to a resource.
+    /// Binds `spec` to a resource, without safer forms.
     ///
     /// # Errors
     /// [`crate::names::BadName`] when resource and tool name together are too long.
@@ -214,6 +218,7 @@ impl Tool {
             ),
             effect_match,
             bearer,
+            forms: Vec::new(),
         })
     }
 }

@@ -274,6 +274,7 @@ impl Desk for Bare {
                 run: turnback_core::names::RunId::new(uuid::Uuid::now_v7()),
                 reply: reading.reply,
                 note: None,
+                constrained: None,
             },
             Ok(Err(refusal)) => refused(refusal),
             Err(e) => refused(Refusal::new(Code::Failed, e.to_string())),

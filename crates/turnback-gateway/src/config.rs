@@ -19,6 +19,7 @@ mod limits;
 mod ofrep;
 mod raw;
 mod read;
+mod safer;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use jiff::SignedDuration;
 use serde_spanned::Spanned;
 use turnback_core::contract::Assignment;
 use turnback_core::digest::Sha256;
+use turnback_core::form::Form;
 use turnback_core::gates::autonomy::Ceilings;
 use turnback_core::gates::blast_radius::Limits;
 use turnback_core::gates::controls::{Deny, Freeze};
@@ -163,6 +165,8 @@ pub struct Resource {
     pub slots: Option<PathBuf>,
     /// What must be true after a commit, in the order of the file.
     pub verify: Vec<Probe>,
+    /// The safer forms of its tools, by the tools' own names.
+    pub forms: BTreeMap<String, Vec<Form>>,
 }
 
 /// A verification probe: run after a commit; when it does not pass, the commit is rolled back if that
@@ -299,6 +303,7 @@ impl Config {
         let half_a_minute = SignedDuration::from_secs(30);
         let time = reader.duration_or(raw.limits.time.as_ref(), half_a_minute, "how long one action may take")?;
         let known = read::Known { environments: &environments, resources: &resources };
+        let safer = reader.safer(raw.safer, &known)?;
         let limits = reader.limits(raw.limits, raw.budget, raw.measure, &known)?;
         let floor = reader.floor(raw.recoverability)?;
         let freezes = reader.freezes(raw.freeze, &known)?;
@@ -312,6 +317,14 @@ impl Config {
         let minute = SignedDuration::from_secs(60);
         let checkpoint_every =
             reader.duration_or(raw.journal.checkpoint_every.as_ref(), minute, "how often a checkpoint is signed")?;
+        for (tool, form) in safer {
+            let (resource, local) = tool.split().unwrap_or_default();
+            if let Some(resource) =
+                resources.iter_mut().find_map(|(name, it)| (name.as_str() == resource).then_some(it))
+            {
+                resource.forms.entry(local.to_owned()).or_default().push(form);
+            }
+        }
         Ok(Self {
             file: file.to_owned(),
             state,

@@ -53,6 +53,8 @@ pub enum Answer {
         reply: Value,
         /// What happened beside the answer, for the model: the way back, what was only measured.
         note: Option<String>,
+        /// What is not as it was asked, when it was made over into a safer form.
+        constrained: Option<Value>,
     },
     /// It did not run.
     Refused {

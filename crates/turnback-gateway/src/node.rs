@@ -81,7 +81,9 @@ pub fn tools(config: &Config) -> Result<Vec<Tool>, Refusal> {
         for spec in registry::specs(resource.kind) {
             let tool =
                 Tool::bind(&spec, name, resource.kind, &resource.environment, resource.effect_match, resource.bearer);
-            tools.push(tool.map_err(|e| refused(name.as_str(), e))?);
+            let mut tool = tool.map_err(|e| refused(name.as_str(), e))?;
+            tool.forms = resource.forms.get(spec.name).cloned().unwrap_or_default();
+            tools.push(tool);
         }
     }
     Ok(tools)
@@ -139,6 +141,7 @@ pub fn settings(config: &Config, url: String, clock: Clock) -> Result<Settings, 
             bearer: resource.bearer,
             effect_match: resource.effect_match,
             probes: resource.verify.clone(),
+            forms: resource.forms.clone(),
         });
     }
     let tools = tools_of(&resources).map_err(|e| refused("resources", e))?;

@@ -12,12 +12,13 @@ use super::recoverability::Floor;
 use super::release::Mode;
 use super::{Facts, Measured, decide};
 use crate::decision::{Decision, Phase, Ruling};
-use crate::fixtures::{World, agent, at, blast, contract, measurement, policy, registered};
+use crate::fixtures::{World, agent, at, blast, contract, measurement, policy, registered, run_id};
+use crate::form::{Form, Formed};
 use crate::policy::Policy;
 use crate::rollback::{Completeness, Footprint, Level, RollbackPlan};
 
 /// Each may be part of the policy or not.
-const RULES: [&str; 5] = [
+const RULES: [&str; 6] = [
     "@id(\"reads\") permit(principal, action in Action::\"read\", resource);",
     "@id(\"writes\") permit(principal, action in Action::\"write\", resource);",
     "@id(\"never\") forbid(principal, action in Action::\"write\", resource) \
@@ -25,6 +26,7 @@ const RULES: [&str; 5] = [
     "@id(\"ask\") @outcome(\"review\") forbid(principal, action in Action::\"write\", resource) \
      when { context has effect && context.effect.rows_deleted > 1 } unless { context.approved };",
     "@id(\"calm\") @outcome(\"fallback\") forbid(principal, action, resource) when { context.statement == \"drop\" };",
+    "@id(\"small\") @outcome(\"constrain\") @form(\"small\") forbid(principal, action in Action::\"write\", resource);",
 ];
 
 static POLICIES: LazyLock<Vec<Policy>> = LazyLock::new(|| {
@@ -55,23 +57,45 @@ struct Case {
     spent: u64,
     level: Level,
     floor: Level,
+    /// The form a rule asks for is not there, is there, is the action's.
+    form: u8,
 }
 
 const LEVELS: [Level; 5] = [Level::None, Level::Declared, Level::Compensable, Level::Snapshotted, Level::Proved];
 
 fn case() -> impl Strategy<Value = Case> {
     let who = (any::<bool>(), any::<bool>(), 0..8_u8, prop::bool::weighted(0.1), 0..9_u8);
-    let modes = prop::sample::select(vec![Mode::Off, Mode::Observe, Mode::Draft, Mode::Enforce, Mode::Enforce]);
+    use Mode::{ApprovedExternal, Draft, Enforce, Fallback, Observe, Off, SearchOnly};
+    // Most cases let something pass.
+    let modes =
+        vec![Off, SearchOnly, Fallback, Observe, Draft, ApprovedExternal, Enforce, Enforce, Enforce, Enforce, Enforce];
+    let modes = prop::sample::select(modes);
     let small = || prop::option::of(0..6_u64);
     let levels = || prop::sample::select(LEVELS.to_vec());
-    let rest = (modes, 0..32_u8, any::<bool>(), 0..6_u64, small(), small(), 0..4_u64, levels(), levels());
+    let rest = (modes, 0..64_u8, any::<bool>(), 0..6_u64, small(), small(), 0..4_u64, (levels(), levels(), 0..3_u8));
     (who, rest).prop_map(|((write, drop, agent, switch, freeze), rest)| {
-        let (mode, rules, approved, deleted, most, budget, spent, level, floor) = rest;
+        let (mode, rules, approved, deleted, most, budget, spent, (level, floor, form)) = rest;
         // Most cases have nothing that refuses outright, or the rest would never be seen.
         let (agent, freeze) = (agent.min(2), freeze.saturating_sub(6));
         // Both permits are usually there.
         let rules = if deleted % 3 == 0 { rules } else { rules | 3 };
-        Case { write, drop, agent, switch, freeze, mode, rules, approved, deleted, most, budget, spent, level, floor }
+        Case {
+            write,
+            drop,
+            agent,
+            switch,
+            freeze,
+            mode,
+            rules,
+            approved,
+            deleted,
+            most,
+            budget,
+            spent,
+            level,
+            floor,
+            form,
+        }
     })
 }
 
@@ -83,6 +107,20 @@ impl Case {
             "a.txt",
             if self.drop { "drop" } else { "delete" },
         );
+        let small = Form {
+            name: "small".into(),
+            set: [("most".to_owned(), 1.into())].into_iter().collect(),
+            ..Form::default()
+        };
+        world.forms = (self.form > 0).then_some(small).into_iter().collect();
+        world.contract.form = (self.form == 2).then(|| Formed {
+            from: run_id(1),
+            of: world.contract.digest(),
+            forms: vec!["small".into()],
+            dry_run: false,
+            changed: Vec::new(),
+            why: "so".into(),
+        });
         world.agent = (self.agent > 0).then(|| {
             let suspended = (self.agent == 1).then(|| "looked odd".to_owned());
             crate::gates::ownership::Agent { suspended, ..agent() }
@@ -124,7 +162,7 @@ impl Case {
 
     /// What a decision must come to, without asking a gate.
     fn expected(&self, phase: Phase) -> Ruling {
-        use Ruling::{Allow, Deny, Fallback, Review};
+        use Ruling::{Allow, Constrain, Deny, Fallback, Review};
         let after = phase == Phase::After;
         let has = |rule: u8| self.rules & (1 << rule) != 0;
         let mut worst = Allow;
@@ -137,7 +175,8 @@ impl Case {
         say(self.switch, Deny);
         say(self.write && (self.freeze == 1 || (self.freeze == 2 && after)), Deny);
         if !after {
-            say(self.mode == Mode::Off, Deny);
+            say(self.mode == Mode::Off || self.mode == Mode::SearchOnly, Deny);
+            say(self.mode == Mode::Fallback && self.write, Fallback);
             say(self.mode == Mode::Draft && self.write && !self.approved, Review);
         }
         say(!has(u8::from(self.write)), Deny);
@@ -149,7 +188,10 @@ impl Case {
             say(self.budget.is_some_and(|budget| self.spent + self.deleted > budget), Deny);
             say(!self.approved && self.deleted > 0 && self.level < self.floor, Review);
         }
-        worst
+        let asked = has(5) && self.write && self.form < 2;
+        say(asked, Constrain);
+        // What may run only in a form that is not there does not run.
+        if asked && self.form == 0 { Deny } else { worst }
     }
 
     /// The same with one fact more restrictive.
@@ -160,7 +202,7 @@ impl Case {
             change(&mut tighter);
             all.push(tighter);
         };
-        for forbid in 2..5 {
+        for forbid in 2..6 {
             with(&|case| case.rules |= 1 << forbid);
         }
         for permit in 0..2 {
@@ -171,6 +213,7 @@ impl Case {
         with(&|case| case.switch = true);
         with(&|case| case.freeze = 1);
         with(&|case| case.mode = Mode::Off);
+        with(&|case| case.form = case.form.saturating_sub(1));
         if self.mode == Mode::Enforce {
             with(&|case| case.mode = Mode::Draft);
         }
@@ -220,13 +263,13 @@ proptest! {
 fn the_cases_reach_every_outcome() {
     let mut seen = std::collections::BTreeMap::new();
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    for _ in 0..1_000 {
+    for _ in 0..2_000 {
         let case = case().new_tree(&mut runner).unwrap().current();
         for phase in case.phases() {
             *seen.entry(case.expected(*phase)).or_insert(0) += 1;
         }
     }
-    for ruling in [Ruling::Allow, Ruling::Review, Ruling::Fallback, Ruling::Deny] {
+    for ruling in [Ruling::Allow, Ruling::Constrain, Ruling::Review, Ruling::Fallback, Ruling::Deny] {
         assert!(seen.get(&ruling).is_some_and(|count| *count > 30), "{seen:?}");
     }
 }

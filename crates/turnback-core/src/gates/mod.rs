@@ -16,13 +16,16 @@ pub mod ownership;
 pub mod recoverability;
 pub mod release;
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::Contract;
-use crate::decision::{Decision, Phase, Verdict};
+use crate::decision::{Decision, Obligation, Phase, Ruling, Verdict};
 use crate::effect::Effect;
 use crate::flags::Flagged;
+use crate::form::{self, Form};
 use crate::gates::autonomy::Ceilings;
 use crate::gates::blast_radius::{Limits, Spent};
 use crate::gates::collision::Collision;
@@ -86,6 +89,8 @@ pub struct Facts<'a> {
     pub grants_required: bool,
     /// Who else is at work there, when a rule asks.
     pub collision: Option<&'a Collision>,
+    /// The safer forms of the action's tool.
+    pub forms: &'a [Form],
     /// Present in the second phase.
     pub measured: Option<Measured<'a>>,
 }
@@ -139,6 +144,9 @@ pub struct Circumstances {
     /// Grants were required.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grants_required: bool,
+    /// The safer forms of the tool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forms: Vec<Form>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
@@ -175,6 +183,7 @@ impl Circumstances {
             excepted: &self.excepted,
             grants_required: self.grants_required,
             collision: self.collision.as_ref(),
+            forms: &self.forms,
             measured,
         }
     }
@@ -201,6 +210,7 @@ impl Facts<'_> {
             excepted: self.excepted.to_vec(),
             grants_required: self.grants_required,
             collision: self.collision.cloned(),
+            forms: self.forms.to_vec(),
         }
     }
 }
@@ -244,7 +254,30 @@ pub fn decide(phase: Phase, facts: &Facts<'_>) -> Decision {
         })
         .map(|gate| (gate.judge)(facts))
         .collect();
-    Decision::combine(phase, facts.policy.digest(), verdicts)
+    constrained(Decision::combine(phase, facts.policy.digest(), verdicts), facts)
+}
+
+/// Who speaks when a safer form is asked for that the tool does not have.
+const FORM: &str = "form";
+
+/// Finds the form the action becomes, when one is asked for and nothing refuses it anyway. A form that is not there,
+/// or that this action cannot take, is a deny, also where a degraded mode refuses for now: more rules never loosen.
+fn constrained(mut decision: Decision, facts: &Facts<'_>) -> Decision {
+    let wanted: BTreeSet<&str> = decision.obligations().filter_map(Obligation::form).collect();
+    if wanted.is_empty() || decision.ruling == Ruling::Deny {
+        return decision;
+    }
+    match form::rewritten(facts.contract, &wanted, facts.forms) {
+        // A person who is asked besides is asked about the safer form.
+        Ok((rewriting, _)) if decision.ruling <= Ruling::Review => decision.rewriting = Some(rewriting),
+        Ok(_) => {}
+        Err(why) => {
+            let next = "an operator adds [[safer]] with that name, or changes the rule";
+            decision.verdicts.push(Verdict::new(FORM, Ruling::Deny, why).next(next));
+            decision.ruling = Ruling::Deny;
+        }
+    }
+    decision
 }
 
 #[cfg(test)]

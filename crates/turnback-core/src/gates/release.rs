@@ -118,7 +118,26 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
             .oblige(Obligation::MeasureOnly)
             .next(format!("an operator sets mode = \"draft\" or \"enforce\" for `{environment}`"));
     }
-    facts.flags.iter().flat_map(|flagged| &flagged.said).fold(verdict, |verdict, said| tightened(verdict, said, facts))
+    let verdict = facts
+        .flags
+        .iter()
+        .flat_map(|flagged| &flagged.said)
+        .fold(verdict, |verdict, said| tightened(verdict, said, facts));
+    rehearsed(verdict, facts.contract)
+}
+
+/// A safer form may be a dry run.
+fn rehearsed(mut verdict: Verdict, contract: &Contract) -> Verdict {
+    if let Some(formed) = contract.form.as_ref().filter(|formed| formed.dry_run) {
+        let why = "its safer form is a dry run: measured and recorded, never committed";
+        verdict.reason = format!("{why}; {}", verdict.reason);
+        verdict.rules.extend(formed.forms.iter().map(|form| format!("form {form}")));
+        verdict.next.get_or_insert_with(|| "ask for less, or an operator changes the rule".to_owned());
+        if !verdict.obligations.contains(&Obligation::MeasureOnly) {
+            verdict = verdict.oblige(Obligation::MeasureOnly);
+        }
+    }
+    verdict
 }
 
 /// What was said so far and one flag more. Upholds `ONLY-TIGHTEN`: the ruling never falls, no obligation goes.

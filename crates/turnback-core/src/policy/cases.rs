@@ -202,6 +202,7 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         flow: None,
         evidence: None,
         collision: None,
+        forms: &[],
         measured: measured.as_ref().map(|(effect, plan)| Measured { effect, plan }),
     });
     if verdict.ruling == case.expect && case.rules.is_none_or(|rules| rules == verdict.rules) {

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::alternatives::{Alternative, alternatives};
+pub use self::alternatives::{Alternative, Change, alternatives};
 use super::{Policy, RulePlace};
 use crate::contract::Contract;
 use crate::decision::{Decision, Ruling};

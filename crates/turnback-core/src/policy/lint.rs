@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use super::compile::{Checked, Parsed, check, matches, with_room};
 use super::{PolicyError, Source, schema};
-use crate::decision::Ruling;
+use crate::decision::{Obligation, Ruling};
+use crate::form::DRY_RUN;
 use crate::text::visible;
 use crate::tool::Tool;
 
@@ -129,6 +130,12 @@ pub const LINTS: &[Lint] = &[
         "unknown-word",
         "a comparison with a word that never occurs",
         "Verbs and risks are closed lists; a comparison with any other word is never true.",
+    ),
+    warning(
+        "missing-form",
+        "a safer form that a tool does not have",
+        "Where a tool has no form of that name, what the rule constrains is denied. Forms are [[safer]] tables of \
+         turnback.toml; `dry_run` is there for every write.",
     ),
     warning(
         "missing-id",
@@ -263,6 +270,18 @@ fn examine(one: &Parsed<'_>, reached: &[&Tool], findings: &mut Vec<Finding>) {
             )
         });
     }
+    for form in one.rule.obligations.iter().filter_map(Obligation::form) {
+        let lacks = |tool: &&&Tool| {
+            let built_in = form == DRY_RUN && tool.risk.writes();
+            !built_in && !tool.forms.iter().any(|there| there.name == form)
+        };
+        let without: Vec<&str> = reached.iter().filter(lacks).map(|tool| tool.name.as_str()).collect();
+        if !without.is_empty() {
+            let message =
+                format!("no form `{}` of {}: denied instead of constrained", visible(form), without.join(", "));
+            findings.push(warn(one, "missing-form", message));
+        }
+    }
     let mut words = Vec::new();
     compared(&body, &mut words);
     let (verbs, risks) = schema::words();
@@ -382,6 +401,18 @@ mod tests {
                 vec![],
             ),
             ("@id(\"a\") @outcome(\"fallback\") forbid(principal, action, resource);", vec![]),
+            (
+                "@id(\"a\") @outcome(\"constrain\") @form(\"dry_run\") forbid(principal, action in Action::\"write\", resource);",
+                vec![],
+            ),
+            (
+                "@id(\"a\") @outcome(\"constrain\") @form(\"dry_run\") forbid(principal, action, resource);",
+                vec![(1, Warning, "missing-form")],
+            ),
+            (
+                "@id(\"a\") @outcome(\"constrain\") @form(\"less\") forbid(principal, action in Action::\"write\", resource);",
+                vec![(1, Warning, "missing-form")],
+            ),
             (
                 "@id(\"a\") forbid(principal, action in Action::\"sqlite.query\", resource is Files);",
                 vec![(1, Warning, "dead-rule")],

@@ -98,6 +98,14 @@ struct Rule {
     obligations: Vec<Obligation>,
 }
 
+impl Rule {
+    /// Whether it only asks for a safer form, and the action has it.
+    fn is_met(&self, contract: &Contract) -> bool {
+        let mut forms = self.obligations.iter().filter_map(Obligation::form).peekable();
+        self.outcome == Some(Ruling::Constrain) && forms.peek().is_some() && forms.all(|form| contract.has_form(form))
+    }
+}
+
 /// One policy in our own words, its action and resource scope left out: they match the whole slice.
 #[derive(Debug)]
 struct Program {
@@ -280,15 +288,17 @@ impl Policy {
                 forbids => verdict(Ruling::Deny, forbids, "forbidden by"),
             });
         }
-        let Some(strictest) = answer.soft.iter().filter_map(|rule| rule.outcome).max() else {
+        // A rule that asks for the form this action has is satisfied by it.
+        let soft: Vec<&Rule> = answer.soft.into_iter().filter(|rule| !rule.is_met(contract)).collect();
+        let Some(strictest) = soft.iter().filter_map(|rule| rule.outcome).max() else {
             return Ok(verdict(Ruling::Allow, &answer.hard, "permitted by"));
         };
         // Every forbid that matched is named and its obligations hold; the strictest decide.
-        let mut tightened = verdict(strictest, &answer.soft, "asked for by");
-        tightened.reason = reasons(
-            &answer.soft.iter().copied().filter(|rule| rule.outcome == Some(strictest)).collect::<Vec<_>>(),
-            "asked for by",
-        );
+        let mut tightened = verdict(strictest, &soft, "asked for by");
+        // A person who is asked is asked about the safer form, when one is asked for too.
+        let form = (strictest == Ruling::Review).then_some(Ruling::Constrain);
+        let speaks = |rule: &&Rule| rule.outcome == Some(strictest) || (form.is_some() && rule.outcome == form);
+        tightened.reason = reasons(&soft.iter().copied().filter(speaks).collect::<Vec<_>>(), "asked for by");
         Ok(tightened)
     }
 

@@ -14,7 +14,7 @@
 //! | `next` | what would be acceptable instead |
 //! | `rules` | names of the rules it rests on |
 //! | `approvers` | beside `review`: who may answer |
-//! | `form` | beside `constrain`: the safer form, in words |
+//! | `form` | beside `constrain`: the name of the safer form in the tool's contract |
 //!
 //! Undefined, an error, a panic, another shape, a member that is not known, or longer than [`PATIENCE`]: deny.
 
@@ -29,6 +29,7 @@ use serde_json::{Map, Value, json};
 
 use super::schema::{AGENT, EFFECT, Question};
 use super::{PolicyError, Source};
+use crate::contract::Contract;
 use crate::decision::{Obligation, Ruling, Verdict};
 use crate::digest::Sha256;
 use crate::gates::Facts;
@@ -141,11 +142,23 @@ impl Rego {
             Ok(Err(e)) => deny(format!("failed to evaluate: {}", visible(&placed(&e.to_string()).2))),
             Ok(Ok(RegoValue::Undefined)) => deny("says nothing about it, which is a no".to_owned()),
             Ok(Ok(value)) => match serde_json::to_value(&value).map_err(|e| e.to_string()).and_then(said) {
-                Ok(verdict) => verdict,
+                Ok(verdict) => met(verdict, facts.contract),
                 Err(why) => deny(format!("answered in another shape: {}", visible(&why))),
             },
         }
     }
+}
+
+/// The verdict, or that the action has the safer form it asks for.
+fn met(verdict: Verdict, contract: &Contract) -> Verdict {
+    let mut forms = verdict.obligations.iter().filter_map(Obligation::form).peekable();
+    let met = forms.peek().is_some() && forms.all(|form| contract.has_form(form));
+    if verdict.ruling != Ruling::Constrain || !met {
+        return verdict;
+    }
+    let mut allowed = Verdict::new(NAME, Ruling::Allow, format!("in its safer form: {}", verdict.reason));
+    allowed.rules = verdict.rules;
+    allowed
 }
 
 fn said(value: Value) -> Result<Verdict, String> {

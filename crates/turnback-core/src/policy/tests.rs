@@ -86,7 +86,7 @@ fn soft_forbids_tighten_to_the_strictest() {
     assert_eq!(judge(&format!("{ALL}{review}"), "shop__execute").ruling, Review);
     let both = format!("{ALL}{review}{}", soft("constrain", "c"));
     let verdict = judge(&both, "shop__execute");
-    assert_eq!((verdict.ruling, verdict.reason.as_str()), (Review, "because r"));
+    assert_eq!((verdict.ruling, verdict.reason.as_str()), (Review, "because c; because r"));
     assert_eq!(verdict.rules, ["c", "r"]);
     assert_eq!(judge(&format!("{ALL}{review}{}", soft("fallback", "f")), "shop__execute").ruling, Fallback);
     assert_eq!(judge(&format!("{ALL}{}", soft("constrain", "c")), "shop__execute").ruling, Constrain);

@@ -118,6 +118,8 @@ pub struct Done {
 pub enum Ended {
     /// Gates said no.
     Denied(Decision),
+    /// It became a safer form: a run of its own.
+    Constrained(Decision),
     /// The domain said no, or a commit that failed cleanly.
     Refused(Refusal),
     /// A person said no, or nobody answered.
@@ -197,6 +199,7 @@ impl State {
             },
             State::Ended { how, .. } => match how {
                 Ended::Denied(_) => "denied",
+                Ended::Constrained(_) => "constrained",
                 Ended::Refused(_) => "refused",
                 Ended::Rejected(Answer::Expired) => "expired",
                 Ended::Rejected(_) => "rejected",
@@ -244,7 +247,7 @@ impl State {
             State::Committing(s) => (Some(&s.allowed.before), Some(&s.allowed.after)),
             State::InDoubt(s) | State::Stuck(s) => (Some(&s.allowed.before), Some(&s.allowed.after)),
             State::Done(s) => (Some(&s.allowed.before), Some(&s.allowed.after)),
-            State::Ended { how: Ended::Denied(d), before, .. } => match d.phase {
+            State::Ended { how: Ended::Denied(d) | Ended::Constrained(d), before, .. } => match d.phase {
                 Phase::Before => (Some(d), None),
                 Phase::After => (before.as_ref(), Some(d)),
             },

@@ -91,24 +91,29 @@ impl Sqlite {
 struct Arguments<'a> {
     sql: &'a str,
     params: Params,
+    /// A query answers with so many rows at most; a write that would change more is refused whole.
+    max_rows: Option<u64>,
 }
 
 fn arguments<'a>(tool: &str, arguments: &'a Value) -> Result<Arguments<'a>, Refusal> {
     let bad = |place: &str, why: &str| Refusal::new(Code::BadInput, why.to_owned()).at(place);
     let map = arguments.as_object().ok_or_else(|| bad("arguments", "an object is expected"))?;
-    let known: &[&str] = if tool == "schema" { &[] } else { &["sql", "params"] };
+    let known: &[&str] = if tool == "schema" { &[] } else { &["sql", "params", "max_rows"] };
     if let Some(unknown) = map.keys().find(|k| !known.contains(&k.as_str())) {
         return Err(bad(&format!("arguments.{unknown}"), "unknown argument"));
     }
     if tool == "schema" {
-        return Ok(Arguments { sql: "", params: Params::Positional(Vec::new()) });
+        return Ok(Arguments { sql: "", params: Params::Positional(Vec::new()), max_rows: None });
     }
     let sql = map.get("sql").ok_or_else(|| bad("arguments.sql", "missing"))?;
     let sql = sql.as_str().ok_or_else(|| bad("arguments.sql", "a string is expected"))?;
-    Ok(Arguments { sql, params: Params::parse(map.get("params"))? })
+    let max_rows = map
+        .get("max_rows")
+        .map(|most| most.as_u64().ok_or_else(|| bad("arguments.max_rows", "a whole number from 0 is expected")));
+    Ok(Arguments { sql, params: Params::parse(map.get("params"))?, max_rows: max_rows.transpose()? })
 }
 
-fn statement_schema(what: &str) -> Value {
+fn statement_schema(what: &str, bound: &str) -> Value {
     json!({
         "type": "object",
         "properties": {
@@ -117,7 +122,8 @@ fn statement_schema(what: &str) -> Value {
                 "type": ["array", "object"],
                 "description": "Values for ?, ?1 (array) or :name (object): null, numbers, strings, \
                     {\"integer\": \"9007199254740993\"} beyond 2^53, {\"blob\": \"00ff\"} in hexadecimal."
-            }
+            },
+            "max_rows": { "type": "integer", "minimum": 0, "description": bound }
         },
         "required": ["sql"],
         "additionalProperties": false
@@ -139,7 +145,7 @@ pub fn tools() -> Vec<ToolSpec> {
             description: "Answers one SELECT statement. Never changes anything.",
             verb: Verb::Read,
             risk: Risk::ScopedRead,
-            schema: statement_schema("One SELECT statement."),
+            schema: statement_schema("One SELECT statement.", "Answer with so many rows at most."),
         },
         ToolSpec {
             name: "execute",
@@ -147,7 +153,11 @@ pub fn tools() -> Vec<ToolSpec> {
                     measured and its way back proved first; RETURNING answers with rows.",
             verb: Verb::Update,
             risk: Risk::ReversibleWrite,
-            schema: statement_schema("One INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement."),
+            schema: statement_schema(
+                "One INSERT, UPDATE, DELETE, CREATE, DROP or ALTER statement.",
+                "Refuse the whole statement when it would change more rows than this, those changed by triggers and \
+                    foreign keys included.",
+            ),
         },
     ]
 }
@@ -201,7 +211,11 @@ impl Domain for Sqlite {
         let arguments = arguments(&contract.local, &contract.arguments)?;
         match contract.local.as_str() {
             "schema" => read::schema(&self.slot, bounds),
-            "query" => read::query(&self.slot, arguments.sql, &arguments.params, bounds),
+            "query" => {
+                let read_rows = bounds.read_rows.min(arguments.max_rows.unwrap_or(u64::MAX));
+                let bounds = Bounds { read_rows, ..bounds.clone() };
+                read::query(&self.slot, arguments.sql, &arguments.params, &bounds)
+            }
             other => Err(Refusal::new(Code::Unsupported, format!("`{other}` is not a read"))),
         }
     }
@@ -220,10 +234,19 @@ impl Domain for Sqlite {
             schema: statement.changes_schema(),
             bounds,
         };
-        stage::stage(&self.slot, run, &contract.resource, bounds, &action).map_err(|refused| match refused {
-            UndoRefused::Refused(refusal) => refusal,
-            UndoRefused::Conflicts(_) => Refusal::new(Code::Moved, "the database changed meanwhile"),
-        })
+        let staged =
+            stage::stage(&self.slot, run, &contract.resource, bounds, &action).map_err(|refused| match refused {
+                UndoRefused::Refused(refusal) => refusal,
+                UndoRefused::Conflicts(_) => Refusal::new(Code::Moved, "the database changed meanwhile"),
+            })?;
+        let rows = staged.effect.blast.rows_total();
+        match arguments.max_rows.filter(|most| rows > *most) {
+            None => Ok(staged),
+            // Half of a statement is nobody's intent: it is bounded, never cut.
+            Some(most) => Err(Refusal::new(Code::TooLarge, format!("it would change {rows} rows, more than {most}"))
+                .at("arguments.max_rows")
+                .next("narrow the WHERE clause, or take several statements")),
+        }
     }
 
     fn undo(

@@ -64,6 +64,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) collision: Vec<collision::RawCollision>,
     #[serde(default)]
+    pub(super) safer: Vec<super::safer::RawSafer>,
+    #[serde(default)]
     pub(super) stdio: Stdio,
     #[serde(default)]
     pub(super) journal: Journal,

@@ -223,6 +223,7 @@ impl Reader<'_> {
             effect_match: raw.effect_match,
             slots,
             verify,
+            forms: BTreeMap::new(),
         };
         Ok((resource, occupied))
     }

@@ -78,7 +78,7 @@ fn text(text: impl Into<String>) -> Value {
 }
 
 /// A call that ran.
-pub(super) fn done(run: RunId, reply: Value, note: Option<&str>) -> Value {
+pub(super) fn done(run: RunId, reply: Value, note: Option<&str>, constrained: Option<Value>) -> Value {
     let words = match &reply {
         Value::String(words) => words.clone(),
         other => other.to_string(),
@@ -88,6 +88,9 @@ pub(super) fn done(run: RunId, reply: Value, note: Option<&str>) -> Value {
     if let Some(note) = note {
         content.push(text(note));
         about.insert("note".into(), json!(note));
+    }
+    if let Some(constrained) = constrained {
+        about.insert("constrained".into(), constrained);
     }
     // Up to 2025-11-25 structured content is always an object.
     let structured = if reply.is_object() { reply } else { json!({ "result": reply }) };

@@ -302,7 +302,7 @@ impl<D: Desk> Server<D> {
             ended => ended,
         };
         let result = match answer {
-            Answer::Done { run, reply, note } => catalog::done(run, reply, note.as_deref()),
+            Answer::Done { run, reply, note, constrained } => catalog::done(run, reply, note.as_deref(), constrained),
             Answer::Refused { run, refusal, details } => catalog::refused(run, &refusal, &details),
             Answer::Pending(pending) => catalog::pending(&pending),
         };

@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 use turnback_core::decision::{Decision, Obligation, Ruling};
+use turnback_core::form::Formed;
 use turnback_core::names::{ApprovalId, RunId};
+use turnback_core::policy::explain::Alternative;
 use turnback_core::record::Row;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{Answer as Answered, Ended, Measurement, Parked, Run, State};
@@ -22,7 +24,15 @@ pub(super) fn refused(run: Option<RunId>, refusal: Refusal) -> Answer {
 /// The answer to a run that is over or waits for nothing the caller could wait for.
 pub(super) fn of(run: &Run, reading: Option<Reading>) -> Answer {
     let id = run.id;
-    let no = |refusal, details| Answer::Refused { run: Some(id), refusal, details };
+    let no = |refusal, mut details: Value| {
+        if let Some(formed) = &run.contract.form {
+            details["constrained"] = constrained(formed);
+        }
+        Answer::Refused { run: Some(id), refusal, details }
+    };
+    let made_over = run.contract.form.as_ref();
+    let words =
+        made_over.map_or_else(String::new, |formed| format!(" It was constrained and done {}.", formed.sentence()));
     match &run.state {
         State::Done(done) => {
             let measurement = &done.allowed.measurement;
@@ -35,23 +45,33 @@ pub(super) fn of(run: &Run, reading: Option<Reading>) -> Answer {
             }
             let plan = &measurement.plan;
             let note = format!(
-                "{} {}. Way back: level {} ({}). An operator can undo it: turnback undo {}",
+                "{} {}. Way back: level {} ({}). An operator can undo it: turnback undo {}.",
                 if run.contract.undoes.is_empty() { "Done: it" } else { "Undone: it" },
                 measurement.effect.summary,
                 plan.level().number(),
                 plan.level().name(),
                 id.short(),
             );
-            Answer::Done { run: id, reply: measurement.effect.reply.clone(), note: Some(note) }
+            let reply = measurement.effect.reply.clone();
+            Answer::Done { run: id, reply, note: Some(note + &words), constrained: made_over.map(constrained) }
         }
         State::Ended { how, before, measurement } => match how {
             Ended::Released => match reading {
-                Some(reading) => Answer::Done { run: id, reply: reading.reply, note: None },
+                Some(reading) => {
+                    let note = made_over.map(|_| words.trim_start().to_owned());
+                    Answer::Done { run: id, reply: reading.reply, note, constrained: made_over.map(constrained) }
+                }
                 None => no(Refusal::new(Code::Failed, "the result of this read was released before"), json!({})),
             },
             Ended::Denied(decision) => {
                 no(denial(decision, measurement.as_deref()), details(decision, measurement.as_deref()))
             }
+            // Its safer form is a run of its own; nobody was there to be answered with it.
+            Ended::Constrained(decision) => no(
+                Refusal::new(Code::Denied, format!("nothing was changed: {}", only_as(decision)))
+                    .next("call again: the safer form is done instead, when nothing else stands against it"),
+                details(decision, measurement.as_deref()),
+            ),
             Ended::Refused(refusal) => no(refusal.clone(), json!({})),
             Ended::Rejected(Answered::Rejected { by, reason }) => {
                 no(Refusal::new(Code::Rejected, format!("`{}` said no: {}", visible(by), visible(reason))), json!({}))
@@ -144,14 +164,55 @@ pub(super) fn denial(decision: &Decision, measurement: Option<&Measurement>) -> 
     if let Some(measured) = measurement.filter(|m| !message.contains(&m.effect.summary)) {
         message.push_str(&format!("; it was only measured: it {}", measured.effect.summary));
     }
-    if decision.ruling == Ruling::Constrain {
-        message.push_str(" (only a safer form may run, and this tool has none configured)");
-    }
     let mut refusal = Refusal::new(Code::Denied, message);
     if let Some(next) = decision.decisive().find_map(|v| v.next.clone()) {
         refusal = refusal.next(next);
     }
     refusal
+}
+
+impl Answer {
+    /// Adds to a refusal what would be ruled less strictly: for machines, and the nearest of it in words.
+    pub(super) fn with_acceptable(mut self, acceptable: &[Alternative]) -> Self {
+        if let Answer::Refused { refusal, details, .. } = &mut self {
+            if let Some(nearest) = acceptable.first() {
+                let would = match nearest.ruling {
+                    Ruling::Allow => "would be allowed",
+                    Ruling::Review => "a person would be asked",
+                    _ => "would be ruled less strictly",
+                };
+                let far = if nearest.unmeasured { ", as far as can be said before it is measured" } else { "" };
+                let nearest = format!("{} {}: {would}{far}", nearest.fact, visible(&nearest.to));
+                refusal.next = Some(refusal.next.take().map_or(nearest.clone(), |next| format!("{next}; {nearest}")));
+            }
+            details["acceptable"] = acceptable.iter().map(told).collect();
+        }
+        self
+    }
+}
+
+/// One alternative as an agent is told: nothing of what is, which may be somebody else's, only what would do.
+fn told(alternative: &Alternative) -> Value {
+    let mut value = json!(alternative.change);
+    value["fact"] = json!(alternative.fact);
+    value["to"] = json!(alternative.to);
+    value["ruling"] = json!(alternative.ruling);
+    value["unmeasured"] = json!(alternative.unmeasured);
+    value
+}
+
+/// What a safer form changed and why, for machines.
+fn constrained(formed: &Formed) -> Value {
+    json!({ "forms": formed.forms, "from_run": formed.from, "changed": formed.changed, "why": formed.why })
+}
+
+/// The sentence of a decision that allows a safer form only.
+pub(super) fn only_as(decision: &Decision) -> String {
+    let forms = decision.rewriting.iter().flat_map(|rewriting| &rewriting.forms);
+    let forms: Vec<String> = forms.map(|form| format!("`{}`", visible(form))).collect();
+    let asking = decision.verdicts.iter().filter(|v| v.obligations.iter().any(|o| o.form().is_some()));
+    let reasons: Vec<String> = asking.map(|v| format!("{}: {}", v.gate, v.reason)).collect();
+    format!("it may run only as {}; {}", forms.join(" and "), reasons.join("; "))
 }
 
 /// What a waiting question asks, in one sentence.
@@ -165,8 +226,11 @@ pub(super) fn question(run: &Run, parked: &Parked) -> String {
         .map(|v| v.reason.as_str())
         .collect();
     let moved = parked.moved.as_ref().map_or_else(String::new, |m| format!(" ({m})"));
+    let formed = run.contract.form.as_ref();
+    let formed = formed
+        .map_or_else(String::new, |formed| format!(". It is a safer form of what was asked, {}", formed.sentence()));
     format!(
-        "a person must approve `{}` on `{}` in `{}`: it {}{moved}. Why: {}",
+        "a person must approve `{}` on `{}` in `{}`: it {}{moved}. Why: {}{formed}",
         run.contract.tool,
         run.contract.resource,
         run.contract.environment,

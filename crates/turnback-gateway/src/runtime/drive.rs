@@ -39,7 +39,7 @@ use turnback_core::permit::Permit;
 use turnback_core::record::Body;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::rollback::Conflict;
-use turnback_core::run::{self, Command, Event, Outcome, Run, State, Step};
+use turnback_core::run::{self, Command, Ended, Event, Outcome, Run, State, Step};
 use turnback_core::tool::Verb;
 use turnback_effects::{Reading, Staged, UndoRefused};
 use turnback_journal::{Batch, Entry, Projection};
@@ -155,7 +155,13 @@ impl Inner {
         match self.drive_to_end(live).await {
             Ok(mut live) => match (&live.run.state, live.rolled_back.take()) {
                 (State::Parked(_), _) => self.pending(&live.run),
+                (State::Ended { how: Ended::Constrained(decision), .. }, _) => {
+                    self.constrained(&live.run, decision).await
+                }
                 (_, Some(how)) => answer::diverged(&live.run, &how),
+                (State::Ended { how: Ended::Denied(_), .. }, _) => {
+                    answer::of(&live.run, None).with_acceptable(&self.acceptable(id).await)
+                }
                 _ => answer::of(&live.run, live.reading.take()),
             },
             Err(refusal) => {
@@ -284,6 +290,7 @@ impl Inner {
             flow: looked.flow.as_ref(),
             evidence: looked.evidence.as_ref(),
             collision: looked.collision.as_ref(),
+            forms: self.tools.get(contract.tool.as_str()).map_or(&[], |tool| &tool.forms),
             measured,
         };
         let (decision, spent, irreversible) = self.judge_within(run, agent, measured, now, |spent, irreversible| {

@@ -20,11 +20,9 @@ use turnback_core::decision::{Decision, Obligation, Phase, Ruling};
 use turnback_core::digest::Sha256;
 use turnback_core::gates::{self, Facts};
 use turnback_core::names::RunId;
-use turnback_core::policy::explain::{Explanation, Judged, Recorded};
 use turnback_core::policy::{Policy, PolicyError, Source};
 use turnback_core::record::{Body, PolicyChange};
 use turnback_core::refusal::{Code, Refusal};
-use turnback_core::run::Event;
 use turnback_core::text::visible;
 use turnback_core::tool::Tool;
 use turnback_journal::{Journal, Projection, Table};
@@ -390,37 +388,6 @@ impl Inner {
             entries.push(turnback_journal::Entry { at, body, project: Vec::new() });
         }
         self.append_batch(turnback_journal::Batch { entries, blobs: Vec::new() }).await
-    }
-
-    /// Why a run was decided as it was.
-    async fn explain(&self, run: &str) -> Result<Reply, Refusal> {
-        let id = self.find(run).await?;
-        let (run, history) = self.load_with_history(id).await?;
-        let mut before = None;
-        let (mut after, mut found) = (None, None);
-        for happened in &history {
-            match &happened.event {
-                Event::Judged { decision, circumstances } => {
-                    let judged = Judged { decision, circumstances };
-                    match decision.phase {
-                        Phase::Before => (before, after) = (Some(judged), None),
-                        Phase::After => after = Some(judged),
-                    }
-                }
-                Event::Staged { measurement } => found = Some(measurement),
-                _ => {}
-            }
-        }
-        let Some(before) = before else {
-            return Err(Refusal::new(Code::NotFound, "this run was not judged")
-                .at(id.short())
-                .next(format!("turnback show {}", id.short())));
-        };
-        let after = after.zip(found).map(|(judged, found)| (judged, &found.effect, &found.plan));
-        let recorded = Recorded { contract: &run.contract, before, after };
-        let held = self.policies.held();
-        let mode = |environment: &_| self.settings.environments.get(environment).copied().unwrap_or_default();
-        Ok(Reply::Explained(Box::new(Explanation::new(&recorded, held.active(), &mode))))
     }
 }
 

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use turnback_core::contract::Assignment;
 use turnback_core::digest::Sha256;
 use turnback_core::flags::Flags;
+use turnback_core::form::Form;
 use turnback_core::gates::autonomy::Ceilings;
 use turnback_core::gates::blast_radius::Limits;
 use turnback_core::gates::controls::{Deny, Freeze};
@@ -41,6 +42,8 @@ pub struct Resource {
     pub effect_match: Match,
     /// What is checked after every write on it.
     pub probes: Vec<Probe>,
+    /// The safer forms of its tools, by the tools' own names.
+    pub forms: BTreeMap<String, Vec<Form>>,
 }
 
 /// Decisions others enforce.
@@ -113,14 +116,16 @@ pub fn tools_of(resources: &[Resource]) -> Result<Vec<Tool>, turnback_core::name
     let mut tools = Vec::new();
     for resource in resources {
         for spec in resource.domain.tools() {
-            tools.push(Tool::bind(
+            let mut tool = Tool::bind(
                 &spec,
                 &resource.name,
                 resource.domain.kind(),
                 &resource.environment,
                 resource.effect_match,
                 resource.bearer,
-            )?);
+            )?;
+            tool.forms = resource.forms.get(spec.name).cloned().unwrap_or_default();
+            tools.push(tool);
         }
     }
     Ok(tools)

@@ -64,6 +64,7 @@ fn summary(run: &Run) -> String {
     let effect = run.state.measurement().map(|m| m.effect.summary.clone());
     match &run.state {
         State::Ended { how: Ended::Denied(decision), .. } => answer::denial(decision, run.state.measurement()).message,
+        State::Ended { how: Ended::Constrained(decision), .. } => answer::only_as(decision),
         State::Ended { how: Ended::Refused(refusal), .. } => refusal.to_string(),
         State::Ended { how: Ended::Abandoned(why), .. } => why.clone(),
         State::InDoubt(s) | State::Stuck(s) => s.why.clone(),

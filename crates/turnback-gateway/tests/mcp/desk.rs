@@ -87,7 +87,9 @@ impl MemoryDesk {
     fn ended(pending: &Pending, standing: &Standing) -> Answer {
         match standing {
             Standing::Waiting => Answer::Pending(pending.clone()),
-            Standing::Approved => Answer::Done { run: pending.run, reply: json!({ "rows": 3 }), note: None },
+            Standing::Approved => {
+                Answer::Done { run: pending.run, reply: json!({ "rows": 3 }), note: None, constrained: None }
+            }
             Standing::Rejected => Answer::Refused {
                 run: Some(pending.run),
                 refusal: Refusal::new(Code::Rejected, "a person said no"),
@@ -143,12 +145,22 @@ impl Desk for MemoryDesk {
             Some("slow") => {
                 tokio::time::sleep(Duration::from_millis(400)).await;
                 self.finished.fetch_add(1, Ordering::SeqCst);
-                return Answer::Done { run: RunId::new(self.next()), reply: json!({ "slow": true }), note: None };
+                return Answer::Done {
+                    run: RunId::new(self.next()),
+                    reply: json!({ "slow": true }),
+                    note: None,
+                    constrained: None,
+                };
             }
             Some("panic") => panic!("asked for"),
             _ => {
                 let note = (call.tool == "shop__execute").then(|| "it can be undone".to_owned());
-                return Answer::Done { run: RunId::new(self.next()), reply: json!({ "echo": value }), note };
+                return Answer::Done {
+                    run: RunId::new(self.next()),
+                    reply: json!({ "echo": value }),
+                    note,
+                    constrained: None,
+                };
             }
         }
         let mut stripped = value.clone();

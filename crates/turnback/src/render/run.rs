@@ -355,8 +355,12 @@ fn said(value: &serde_json::Value) -> String {
 /// statement can say anything.
 fn call(out: &mut String, contract: &Contract) {
     let Some(arguments) = contract.arguments.as_object().filter(|arguments| !arguments.is_empty()) else { return };
-    section(out, "as it was called");
+    section(out, if contract.form.is_some() { "as it was made over from what was called" } else { "as it was called" });
     line(out, "tool", contract.tool.as_str());
+    if let Some(formed) = &contract.form {
+        line(out, "asked for in", &formed.from.to_string());
+        line(out, "safer form", &visible(&formed.sentence()));
+    }
     for (name, value) in arguments {
         let _ = writeln!(out, "  {}", paint(FAINT, &visible(name)));
         out.push_str(&diff::quoted(&said(value), |_| anstyle::Style::new()));

@@ -61,6 +61,7 @@ fn contract() -> Contract {
         environment: EnvironmentName::new("production").unwrap(),
         target: Target { identity: "/srv/shop.db".into(), place: "delete".into(), statement: "delete".into() },
         arguments: json!({ "sql": "delete from customers where country = 'XX'" }),
+        form: None,
         undoes: vec![],
         statement: Statement {
             intent: Some("remove test customers\nsecond line".into()),

@@ -1,5 +1,6 @@
 //! What would have been acceptable: the gates asked again, one fact changed.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Recorded;
@@ -8,15 +9,60 @@ use crate::decision::{Phase, Ruling};
 use crate::effect::{Blast, Effect, Rows};
 use crate::gates::release::Mode;
 use crate::gates::{Circumstances, Measured, decide};
-use crate::names::EnvironmentName;
+use crate::names::{EnvironmentName, ToolName};
 use crate::policy::Policy;
 use crate::rollback::{Level, RollbackPlan};
 use crate::text::visible;
 use crate::tool::{Kind, Tool};
 
+/// What would have to be different, for machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Change {
+    /// A smaller effect.
+    Smaller {
+        /// The largest that would do; 0 is none at all.
+        at_most: u64,
+    },
+    /// A person's yes.
+    Approval,
+    /// Another tool on the same resource.
+    Tool {
+        /// Its name.
+        tool: ToolName,
+    },
+    /// The same on another resource, in another environment.
+    Environment {
+        /// The tool there.
+        tool: ToolName,
+    },
+    /// A later time.
+    Later {
+        /// From when on.
+        not_before: Timestamp,
+    },
+    /// A better way back.
+    WayBack {
+        /// Its level.
+        level: u8,
+    },
+    /// Something of the operator's: a mode, a switch, a suspension, a budget.
+    Operator,
+}
+
+impl Change {
+    /// Whether the agent itself can do it, without anybody's help.
+    const fn is_the_agents(&self) -> bool {
+        matches!(self, Change::Smaller { .. } | Change::Tool { .. } | Change::Later { .. })
+    }
+}
+
 /// One fact that, were it different, would make the answer less strict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alternative {
+    /// What it is, for machines.
+    #[serde(flatten)]
+    pub change: Change,
     /// The fact.
     pub fact: String,
     /// As it was.
@@ -30,6 +76,11 @@ pub struct Alternative {
 }
 
 impl Alternative {
+    /// Whether an agent may be told: it can do it itself, and it is about nothing but its own action.
+    pub const fn is_for_agents(&self) -> bool {
+        self.change.is_the_agents()
+    }
+
     /// It in words.
     pub fn line(&self) -> String {
         let far = if self.unmeasured { ", as far as it can be said before staging" } else { "" };
@@ -89,46 +140,46 @@ pub fn alternatives(
     }
     let mut found = Vec::new();
     let unmeasured = asked.after.is_none();
-    let mut offer = |changed: &Asked, fact: &str, from: String, to: String| {
+    let mut offer = |changed: &Asked, change: Change, fact: &str, from: String, to: String| {
         let ruling = changed.ruling(policy);
         if ruling < now {
             let unmeasured = changed.contract.writes() && (unmeasured || changed.after.is_none());
-            found.push(Alternative { fact: fact.to_owned(), from, to, ruling, unmeasured });
+            found.push(Alternative { change, fact: fact.to_owned(), from, to, ruling, unmeasured });
         }
     };
 
     sizes(&asked, now, policy, &mut offer);
     if !asked.before.approved {
-        offer(&asked.each(|c| c.approved = true), "approved by a person", "no".into(), "yes".into());
+        offer(&asked.each(|c| c.approved = true), Change::Approval, "approved by a person", "no".into(), "yes".into());
     }
     tools(&asked, policy, mode, &mut offer);
     times(&asked, &mut offer);
     levels(&asked, now, policy, &mut offer);
     let present = asked.before.mode;
     for other in [Mode::Draft, Mode::Enforce].into_iter().filter(|other| *other > present) {
-        offer(&asked.each(|c| c.mode = other), "mode", present.word().into(), other.word().into());
+        offer(&asked.each(|c| c.mode = other), Change::Operator, "mode", present.word().into(), other.word().into());
     }
     if let Some(switch) = asked.before.controls.switches.first() {
         let thrown = format!("switched off ({})", switch.scope);
-        offer(&asked.each(|c| c.controls.switches.clear()), "kill switches", thrown, "lifted".into());
+        offer(&asked.each(|c| c.controls.switches.clear()), Change::Operator, "kill switches", thrown, "lifted".into());
     }
     if let Some(why) = asked.before.agent.as_ref().and_then(|agent| agent.suspended.clone()) {
         let reinstated = asked.each(|c| c.agent.iter_mut().for_each(|agent| agent.suspended = None));
-        offer(&reinstated, "agent", format!("suspended ({why})"), "reinstated".into());
+        offer(&reinstated, Change::Operator, "agent", format!("suspended ({why})"), "reinstated".into());
     }
     if let Some((circumstances, ..)) = &asked.after {
         let nothing = crate::gates::blast_radius::Spent::default();
         if circumstances.spent.iter().any(|spent| *spent != nothing) {
             let each = circumstances.spent.iter().map(ToString::to_string);
             let from = each.collect::<Vec<_>>().join("; ");
-            offer(&asked.each(|c| c.spent.fill(nothing)), "budget spent", from, "nothing".into());
+            offer(&asked.each(|c| c.spent.fill(nothing)), Change::Operator, "budget spent", from, "nothing".into());
         }
     }
     found.sort_by_key(|alternative| alternative.ruling);
     (now, found)
 }
 
-type Offer<'o> = &'o mut dyn FnMut(&Asked, &str, String, String);
+type Offer<'o> = &'o mut dyn FnMut(&Asked, Change, &str, String, String);
 
 /// A smaller effect: for each number alone, the largest that would do.
 fn sizes(asked: &Asked, now: Ruling, policy: &Policy, offer: Offer<'_>) {
@@ -187,7 +238,14 @@ fn sizes(asked: &Asked, now: Ruling, policy: &Policy, offer: Offer<'_>) {
             continue;
         }
         told.push((is, good));
-        offer(&with(good), name, is.to_string(), if good == 0 { "none".into() } else { format!("at most {good}") });
+        let change = Change::Smaller { at_most: good };
+        offer(
+            &with(good),
+            change,
+            name,
+            is.to_string(),
+            if good == 0 { "none".into() } else { format!("at most {good}") },
+        );
     }
 }
 
@@ -220,7 +278,13 @@ fn tools(asked: &Asked, policy: &Policy, mode: &dyn Fn(&EnvironmentName) -> Mode
         let mut changed = asked.clone();
         become_tool(&mut changed.contract, tool);
         changed.after = None;
-        offer(&changed, "tool", contract.tool.to_string(), tool.name.to_string());
+        offer(
+            &changed,
+            Change::Tool { tool: tool.name.clone() },
+            "tool",
+            contract.tool.to_string(),
+            tool.name.to_string(),
+        );
     }
     for tool in tools {
         let same = tool.local == contract.local && tool.kind == contract.kind;
@@ -232,6 +296,7 @@ fn tools(asked: &Asked, policy: &Policy, mode: &dyn Fn(&EnvironmentName) -> Mode
             };
             offer(
                 &changed,
+                Change::Environment { tool: tool.name.clone() },
                 "environment",
                 name(&contract.resource, &contract.environment),
                 name(&tool.resource, &tool.environment),
@@ -260,7 +325,7 @@ fn times(asked: &Asked, offer: Offer<'_>) {
             c.now = until;
             c.wall = None;
         });
-        offer(&later, "time", now.to_string(), format!("from {until} on"));
+        offer(&later, Change::Later { not_before: until }, "time", now.to_string(), format!("from {until} on"));
     }
 }
 
@@ -278,7 +343,8 @@ fn levels(asked: &Asked, now: Ruling, policy: &Policy, offer: Offer<'_>) {
         }
         if changed.ruling(policy) < now {
             let name = |level: Level| format!("level {} ({})", level.number(), level.name());
-            return offer(&changed, "way back", name(level), name(better));
+            let change = Change::WayBack { level: better.number() };
+            return offer(&changed, change, "way back", name(level), name(better));
         }
     }
 }
