@@ -94,7 +94,14 @@ pub fn tools(config: &Config) -> Result<Vec<Tool>, Refusal> {
 /// # Errors
 /// A [`Refusal`] naming the file, with line and column where something in it is wrong.
 pub fn flags(config: &Config, tools: &[Tool]) -> Result<Option<Flags>, Refusal> {
-    let Some(path) = &config.flags else { return Ok(None) };
+    config.flags.as_ref().map(|path| flags_at(path, tools)).transpose()
+}
+
+/// Reads a file of release flags, checked against `tools`.
+///
+/// # Errors
+/// As [`flags`].
+pub fn flags_at(path: &Path, tools: &[Tool]) -> Result<Flags, Refusal> {
     let place = path.display().to_string();
     let failed = |e: std::io::Error| refused(&place, e).next("see that it can be read, then start again");
     let size = std::fs::metadata(path).map_err(failed)?.len();
@@ -104,7 +111,7 @@ pub fn flags(config: &Config, tools: &[Tool]) -> Result<Option<Flags>, Refusal> 
     }
     let text = String::from_utf8(std::fs::read(path).map_err(failed)?)
         .map_err(|_| Refusal::new(Code::BadInput, "is not UTF-8").at(&place).next("save it as UTF-8"))?;
-    Flags::read(&text, tools).map(Some).map_err(|errors| crate::runtime::wrong_flags(&place, &errors))
+    Flags::read(&text, tools).map_err(|errors| crate::runtime::wrong_flags(&place, &errors))
 }
 
 /// Where replaced and deleted files of a resource are kept.

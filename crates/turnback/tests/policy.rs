@@ -104,6 +104,18 @@ fn the_unchanged_policy_changes_nothing_and_another_shows_what() {
     let answer = told(&place, &["policy", "simulate", "--since", "7d", "--with-config", &other], 2);
     assert_eq!(answer["changed"], 3, "{answer}");
 
+    // Flags, without another configuration; a wrong file is refused with its place.
+    let flag =
+        r#"{ "flags": { "release": { "state": "ENABLED", "variants": { "no": "off" }, "defaultVariant": "no" } } }"#;
+    fs::write(place.path("other.json"), flag).unwrap();
+    let other = place.path("other.json").display().to_string();
+    let answer = told(&place, &["policy", "simulate", "--since", "7d", "--with-flags", &other], 2);
+    // Two were denied anyway.
+    assert_eq!((&answer["changed"], &answer["same"]), (&json!(8), &json!(2)), "{answer}");
+    fs::write(place.path("other.json"), "{ \"flags\": { \"release\": 1 } }").unwrap();
+    let text = said(&place, &["policy", "simulate", "--since", "7d", "--with-flags", &other], 1);
+    assert!(text.contains("other.json:1:"), "{text}");
+
     // The same without a gateway.
     node.stop_in_order();
     same(&place);

@@ -1,4 +1,4 @@
-//! Recorded decisions made again under another policy, or other limits.
+//! Recorded decisions made again under another policy, other limits or other flags.
 //!
 //! A run's record carries everything its decisions rested on, so they can be made again without touching
 //! anything. Staging is not repeated: what an action would do today is not looked at, and what was refused
@@ -12,6 +12,8 @@ use super::Policy;
 use crate::contract::{Actor, Contract};
 use crate::decision::{Decision, Obligation, Phase, Ruling};
 use crate::effect::Effect;
+use crate::flags::{Flagged, Flags};
+use crate::gates::autonomy::Ceilings;
 use crate::gates::blast_radius::{Budget, Limits, Spent};
 use crate::gates::controls::Freeze;
 use crate::gates::recoverability::Floor;
@@ -27,6 +29,9 @@ pub struct Under<'a> {
     pub policy: &'a Policy,
     /// What else is different; `None` leaves it as it was recorded.
     pub settings: Option<&'a Settings>,
+    /// Other release flags; `Some(None)` is none at all, `None` leaves what they said as it was recorded. What services
+    /// said stays as recorded either way: nobody is asked again.
+    pub flags: Option<Option<&'a Flags>>,
 }
 
 /// What of a configuration decisions rest on besides policy.
@@ -41,6 +46,8 @@ pub struct Settings {
     pub freezes: Vec<Freeze>,
     /// Modes by environment.
     pub environments: BTreeMap<EnvironmentName, Mode>,
+    /// How autonomous any agent may be. What agents were raised or lowered to stays as recorded.
+    pub ceilings: Ceilings,
 }
 
 /// What was said about one round of a run: before staging and, when it came that far, on the measured effect.
@@ -132,7 +139,7 @@ struct Pair {
 
 impl Pair {
     fn said(&self, after: Option<&Self>) -> (Said, Said) {
-        let staged = matches!(self.now.ruling, Ruling::Allow | Ruling::Review);
+        let staged = self.now.rewriting.is_none() && matches!(self.now.ruling, Ruling::Allow | Ruling::Review);
         (
             said(&self.then, after.map(|after| &after.then)),
             // What is not let through to staging is not measured, so the second group is not asked.
@@ -200,6 +207,12 @@ fn walk<'r>(records: impl IntoIterator<Item = Piece<'r>>, under: &Under<'_>) -> 
                 let Judged { decision, mut circumstances } = read(kind, payload)?;
                 if let Some(settings) = under.settings {
                     settings.apply(&mut circumstances, contract);
+                    let tool = under.policy.tools().find(|tool| tool.name == contract.tool);
+                    circumstances.forms = tool.map_or_else(Vec::new, |tool| tool.forms.clone());
+                }
+                // The gate of the flags speaks before staging.
+                if let Some(flags) = under.flags.filter(|_| decision.phase == Phase::Before) {
+                    circumstances.flags = flagged(flags, &circumstances, contract);
                 }
                 let measured = match decision.phase {
                     Phase::Before => None,
@@ -244,6 +257,20 @@ fn walk<'r>(records: impl IntoIterator<Item = Piece<'r>>, under: &Under<'_>) -> 
     })
 }
 
+/// What other flags say, and what services had said.
+fn flagged(flags: Option<&Flags>, circumstances: &Circumstances, contract: &Contract) -> Option<Flagged> {
+    let recorded = circumstances.flags.iter().flat_map(|flagged| &flagged.said);
+    let services: Vec<_> = recorded.filter(|said| said.remote.is_some()).cloned().collect();
+    let said = flags.map(|flags| flags.about(contract, circumstances.agent.as_ref(), circumstances.now));
+    let mut flagged = match said {
+        Some(said) => said,
+        None if services.is_empty() => return None,
+        None => Flagged { document: None, said: Vec::new() },
+    };
+    flagged.said.extend(services);
+    Some(flagged)
+}
+
 impl Settings {
     fn apply(&self, circumstances: &mut Circumstances, contract: &Contract) {
         // A sum belongs to its budget: the recorded one adding up the same actions over the same time. What was
@@ -258,6 +285,7 @@ impl Settings {
         let measures = std::mem::take(&mut circumstances.limits.measures);
         circumstances.limits = Limits { measures, ..self.limits.clone() };
         circumstances.floor.clone_from(&self.floor);
+        circumstances.ceilings.clone_from(&self.ceilings);
         circumstances.controls.freezes.clone_from(&self.freezes);
         // As the node reads it: an environment nobody names is only observed.
         circumstances.mode = self.environments.get(&contract.environment).copied().unwrap_or_default();
@@ -296,7 +324,7 @@ mod tests {
 
     fn asked(records: &[(String, Vec<u8>)], policy: &Policy, settings: Option<&Settings>) -> Again {
         let pieces = records.iter().map(|(kind, payload)| (kind.as_str(), payload.as_slice()));
-        again(pieces, &Under { policy, settings })
+        again(pieces, &Under { policy, settings, flags: None })
     }
 
     fn world(text: &str, rows: u64) -> World {
@@ -351,6 +379,7 @@ mod tests {
             floor: Floor::default(),
             freezes: Vec::new(),
             environments: [(crate::names::EnvironmentName::new("production").unwrap(), Mode::Enforce)].into(),
+            ceilings: Ceilings::default(),
         };
         let mut world = world(ALL, 3);
         let records = records(&mut world, true);
@@ -377,6 +406,45 @@ mod tests {
             ..Freeze::default()
         };
         assert_eq!(now(Settings { freezes: vec![freeze], ..base }), Ruling::Deny);
+    }
+
+    #[test]
+    fn other_flags_take_the_place_of_the_recorded_and_services_are_not_asked_again() {
+        let flags = |word: &str| {
+            let flag = serde_json::json!({ "state": "ENABLED", "variants": { "v": word }, "defaultVariant": "v" });
+            let document = serde_json::json!({ "flags": { "release": flag } });
+            Flags::read(&document.to_string(), &crate::fixtures::registry()).unwrap()
+        };
+        let mut world = world(ALL, 3);
+        let recorded = flags("draft_write");
+        world.flags = Some(recorded.about(&world.contract, world.agent.as_ref(), world.now));
+        let records = records(&mut world, true);
+        let now = |flags: Option<Option<&Flags>>| {
+            let pieces = records.iter().map(|(kind, payload)| (kind.as_str(), payload.as_slice()));
+            match again(pieces, &Under { policy: &world.policy, settings: None, flags }) {
+                Again::Changed(change) => change.now.ruling,
+                Again::Same(_) => Ruling::Review,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(now(None), Ruling::Review);
+        assert_eq!(now(Some(None)), Ruling::Allow);
+        assert_eq!(now(Some(Some(&flags("autonomous")))), Ruling::Allow);
+        assert_eq!(now(Some(Some(&flags("off")))), Ruling::Deny);
+        // What a service had said stays, whatever the file says now.
+        let mut said = world.flags.take().unwrap();
+        let at = world.now;
+        said.said[0].remote = Some(crate::flags::remote::Heard {
+            service: "https://flags.example.com".into(),
+            at: Some(at),
+            stale: None,
+        });
+        world.flags = Some(said);
+        world.measurement = Some(measurement(blast(3), "x"));
+        let records = self::records(&mut world, true);
+        let pieces = records.iter().map(|(kind, payload)| (kind.as_str(), payload.as_slice()));
+        let under = Under { policy: &world.policy, settings: None, flags: Some(None) };
+        assert_eq!(again(pieces, &under), Again::Same(1));
     }
 
     #[test]

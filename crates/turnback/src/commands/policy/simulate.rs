@@ -37,7 +37,8 @@ const NAMED: usize = 10;
 
 /// What simulation leaves out, said every time.
 const LIMITS: &str = "not simulated: staging is not repeated, so what was refused before it stays unmeasured; approvals \
-                      and what was spent of budgets count as recorded; switches thrown since do not count";
+                      and what was spent of budgets count as recorded, and so does what flag services said; switches thrown since do \
+                      not count";
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -47,9 +48,12 @@ pub(super) struct Args {
     /// The folder of the other policy's *.cedar files [default: the configured policy]
     #[arg(long, value_name = "DIR")]
     with: Option<PathBuf>,
-    /// A turnback.toml whose limits, floor, freezes, modes and resources count instead of those recorded
+    /// A turnback.toml whose limits, floor, freezes, modes, levels, flags, safer forms and resources count instead of those recorded
     #[arg(long, value_name = "FILE")]
     with_config: Option<PathBuf>,
+    /// A file of release flags that count instead of those recorded
+    #[arg(long, value_name = "FILE")]
+    with_flags: Option<PathBuf>,
 }
 
 /// Decisions that come out otherwise in the same way.
@@ -112,6 +116,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
     let other = args.with_config.as_deref().map(Config::load).transpose()?;
     let config = other.as_ref().unwrap_or(&present);
     let tools = node::tools(config)?;
+    let file = args.with_flags.as_ref().or(other.as_ref().and_then(|other| other.flags.as_ref()));
+    let read = file.map(|file| node::flags_at(file, &tools)).transpose()?;
+    let flags = (read.is_some() || other.is_some()).then_some(read.as_ref());
     let rules = Rules::at(args.with.as_deref().unwrap_or(&config.policy), tools)?;
     let policy = rules.compile()?;
     let settings = other.as_ref().map(|config| Settings {
@@ -119,8 +126,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
         floor: config.floor.clone(),
         freezes: config.freezes.clone(),
         environments: config.environments.clone(),
+        ceilings: config.ceilings.clone(),
     });
-    let under = Under { policy: &policy, settings: settings.as_ref() };
+    let under = Under { policy: &policy, settings: settings.as_ref(), flags };
     let state = context.state()?;
     if !state.is_dir() {
         return Err(Refusal::new(Code::NotFound, "there is no state directory here, so nothing was recorded yet")
