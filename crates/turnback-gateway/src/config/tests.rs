@@ -511,3 +511,18 @@ fn dates_and_windows_go_by_the_clocks_of_the_zone() {
         assert_eq!(freeze(rest).calendar.unwrap().to_string(), "fri 16:00 to 23:59 Europe/Berlin");
     }
 }
+
+/// The reference is read by the reader it describes: a section that changes without it fails here.
+#[test]
+fn every_example_of_the_reference_is_read() {
+    let document = include_str!("../../../../docs/configuration.md");
+    let blocks: Vec<&str> = document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() > 7, "{}", blocks.len());
+    // Keys before the first table belong to the file itself, so that block comes first.
+    let (first, rest): (Vec<&str>, Vec<&str>) = blocks.iter().partition(|block| block.starts_with("state"));
+    let text = [first, rest].concat().join("\n");
+    let file = Path::new("/srv/turnback.toml");
+    let config = Config::parse(&text, file, file).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+    assert_eq!(config.resources.len(), 3);
+    assert_eq!((config.collisions.len(), config.limits.budgets.len(), config.denies.len()), (1, 1, 1));
+}
