@@ -297,3 +297,28 @@ fn secrets_stay_where_they_belong() {
         canaries.search(what, bytes);
     }
 }
+
+/// `FENCE`, at its last moment: the intent is durable, the commit is about to be begun, and the lease it was judged
+/// with is taken away. Nothing is done, and the run says why.
+#[test]
+fn a_lease_lost_after_the_intent_stops_the_commit() {
+    let place = Place::with(&format!("{}\n[[collision]]\nresources = [\"work\"]\n", common::CONFIG));
+    let node = place.try_start("after-intent=sleep(5000)").unwrap();
+    let token = node.register().unwrap();
+    let mut agent = node.agent(&token).unwrap();
+    let called = std::thread::scope(|scope| {
+        let call = scope.spawn(move || agent.call("work__write_file", &json!({ "path": "new.txt", "content": "x" })));
+        let begun = std::time::Instant::now();
+        while !node.rows().iter().any(|row| row["state"] == "committing") {
+            assert!(begun.elapsed() < common::PATIENCE, "it was never intended: {:?}", node.rows());
+        }
+        node.told(&json!({ "op": "leases_release", "resource": "work", "reason": "somebody else needs it" }), "leases");
+        call.join().unwrap().unwrap()
+    });
+    assert!(called.error, "{called:?}");
+    assert!(called.text.contains("lease"), "{called:?}");
+    assert!(!place.path("work/new.txt").exists());
+    assert_eq!(node.show(&called.run.unwrap())["row"]["state"], "refused");
+    node.stop_in_order();
+    place.verify();
+}
