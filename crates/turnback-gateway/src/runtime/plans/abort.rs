@@ -68,6 +68,7 @@ impl Inner {
     }
 
     async fn unwind(self: &Arc<Self>, agent: &AgentName, plan: PlanId, by: Actor) -> Result<(), Refusal> {
+        let _one_at_a_time = self.plans.unwinding.lock().await;
         let done: Vec<(String, RunId, String)> = {
             let known = lock(&self.plans.known);
             let Some(kept) = known.get(agent).and_then(|plans| plans.get(&plan)) else { return Ok(()) };

@@ -37,6 +37,9 @@ const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
 /// Active plans one agent may have.
 const ACTIVE_MOST: usize = 16;
 
+/// Plans of one agent that are remembered at once, ended ones included.
+const REMEMBERED_MOST: usize = 256;
+
 /// The state of a step that is allowed and not yet done.
 const RUNNING: &str = "running";
 
@@ -76,6 +79,8 @@ pub(super) struct Plans {
     known: Mutex<Known>,
     /// Plans are added and ended one at a time.
     editing: tokio::sync::Mutex<()>,
+    /// Held while a plan is unwound: no run is taken back twice.
+    unwinding: tokio::sync::Mutex<()>,
     /// Agents of which one is being verified: an agent's plans are verified one at a time.
     verifying: Mutex<BTreeSet<AgentName>>,
     /// Told whenever a step got further.
@@ -88,6 +93,7 @@ impl Plans {
             rules,
             known: Mutex::default(),
             editing: tokio::sync::Mutex::default(),
+            unwinding: tokio::sync::Mutex::default(),
             verifying: Mutex::default(),
             moved: watch::Sender::new(()),
         }

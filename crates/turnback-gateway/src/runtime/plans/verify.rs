@@ -30,7 +30,7 @@ use turnback_effects::Unrehearsed;
 use turnback_journal::Entry;
 
 use super::super::{Inner, lock};
-use super::{ACTIVE_MOST, Kept, Stored};
+use super::{ACTIVE_MOST, Kept, REMEMBERED_MOST, Stored};
 use crate::desk::{Call, Caller, NotPlanned};
 
 /// Faults named in the sentence; all of them are in the details.
@@ -232,6 +232,11 @@ impl Inner {
         if active.len() >= ACTIVE_MOST {
             let message = format!("{} plans of this agent are active; the bound is {ACTIVE_MOST}", active.len());
             return Err(Refusal::new(Code::Overloaded, message).next("finish or abort one with turnback__plan_abort"));
+        }
+        let remembered = known.get(agent).map_or(0, BTreeMap::len);
+        if remembered >= REMEMBERED_MOST {
+            let message = format!("{remembered} plans of this agent are remembered; the bound is {REMEMBERED_MOST}");
+            return Err(Refusal::new(Code::Overloaded, message).next("one is forgotten 24 hours after it ended"));
         }
         for trial in trials {
             let action = trial.contract().digest();
