@@ -90,12 +90,12 @@ pub struct NotPlanned {
     /// In a sentence.
     pub refusal: Refusal,
     /// The same in a machine-readable shape: every step and gate at fault.
-    pub details: Value,
+    pub details: Box<Value>,
 }
 
 impl From<Refusal> for NotPlanned {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, details: serde_json::json!({}) }
+        Self { refusal, details: Box::new(serde_json::json!({})) }
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
             Ok(Exit::Fine)
         }
         Reply::Plan(plan) => {
-            context.answer(&plan, |plan: &Box<PlanView>| render::plan::one(plan, context.now))?;
+            context.answer(&*plan, |plan: &PlanView| render::plan::one(plan, context.now))?;
             let stands = aborts && plan.unwound.iter().any(|unwound| unwound.by.is_none());
             Ok(if stands { Exit::Findings } else { Exit::Fine })
         }

@@ -114,7 +114,7 @@ impl Faults {
         }
         let mut refusal = Refusal::new(Code::Denied, message);
         refusal.next = self.next;
-        Err(NotPlanned { refusal, details: json!({ "gates": self.gates, "refusals": self.refusals }) })
+        Err(NotPlanned { refusal, details: Box::new(json!({ "gates": self.gates, "refusals": self.refusals })) })
     }
 }
 
