@@ -155,6 +155,7 @@ fuzz_target!(|data: &[u8]| {
         excepted: &[],
         grants_required: false,
         collision: None,
+        plan: None,
         floor: &floor,
         approved: flag(5),
         flow: None,

@@ -198,6 +198,7 @@ fn measure(bencher: Bencher<'_, '_>, target: impl Fn(usize) -> usize, count: usi
             evidence: None,
             collision: None,
             forms: &[],
+            plan: None,
             measured,
         };
         let before = decide(Phase::Before, &facts(None));

@@ -143,6 +143,7 @@ pub(crate) struct World {
     pub(crate) grants_required: bool,
     pub(crate) collision: Option<crate::gates::collision::Collision>,
     pub(crate) forms: Vec<crate::form::Form>,
+    pub(crate) plan: Option<crate::gates::plan::Planned>,
     pub(crate) measurement: Option<Measurement>,
     pub(crate) now: Timestamp,
     pub(crate) wall: Option<Timestamp>,
@@ -170,6 +171,7 @@ impl World {
             grants_required: false,
             collision: None,
             forms: vec![],
+            plan: None,
             measurement: None,
             now: at(0),
             wall: None,
@@ -198,6 +200,7 @@ impl World {
             grants_required: self.grants_required,
             collision: self.collision.as_ref(),
             forms: &self.forms,
+            plan: self.plan.as_ref(),
             measured: self.measurement.as_ref().map(|m| Measured { effect: &m.effect, plan: &m.plan }),
         }
     }
@@ -232,5 +235,6 @@ pub(crate) fn circumstances() -> Box<crate::gates::Circumstances> {
         grants_required: false,
         collision: None,
         forms: vec![],
+        plan: None,
     })
 }

@@ -22,6 +22,7 @@ pub mod json;
 pub mod lease;
 pub mod names;
 pub mod permit;
+pub mod plan;
 pub mod policy;
 pub mod record;
 pub mod refusal;

@@ -202,6 +202,10 @@ identity!(
     ApprovalId, "ap_"
 );
 identity!(
+    /// One plan of an agent.
+    PlanId, "pl_"
+);
+identity!(
     /// One token of an agent. The token itself is never stored, only its hash.
     TokenId, "tk_"
 );

@@ -216,6 +216,29 @@ pub enum Body {
         /// Why.
         reason: String,
     },
+    /// A plan was verified and holds from here on.
+    PlanVerified {
+        /// The plan.
+        plan: Box<crate::plan::Plan>,
+    },
+    /// No further step of a plan runs.
+    PlanEnded {
+        /// The plan.
+        plan: crate::names::PlanId,
+        /// Whose it is.
+        agent: AgentName,
+        /// How.
+        how: crate::plan::End,
+    },
+    /// What an abort took back, and what still stands.
+    PlanUnwound {
+        /// The plan.
+        plan: crate::names::PlanId,
+        /// Every step that had been done, in the order in which it was tried.
+        steps: Vec<crate::plan::Unwound>,
+        /// Who asked.
+        by: Actor,
+    },
     /// Values a committed action rested on, for comparison with later ones.
     Noted {
         /// The run.
@@ -298,6 +321,9 @@ impl Body {
             Body::Leased { .. } => "leases.held".into(),
             Body::LeasesLost { .. } => "leases.lost".into(),
             Body::LeasesReleased { .. } => "leases.released".into(),
+            Body::PlanVerified { .. } => "plan.verified".into(),
+            Body::PlanEnded { how, .. } => format!("plan.{}", how.word()),
+            Body::PlanUnwound { .. } => "plan.unwound".into(),
             Body::Noted { .. } => "values.noted".into(),
             Body::FlagsSet { .. } => "flags.set".into(),
             Body::Opened { .. } => "node.opened".into(),

@@ -14,7 +14,7 @@ pub mod registry;
 pub mod sqlite;
 mod sys;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -94,6 +94,17 @@ pub trait Artifacts: Send + Sync {
     fn get(&self, hash: &Sha256) -> Result<Vec<u8>, Refusal>;
 }
 
+/// Blobs of staged work that nobody stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh<'a>(pub &'a [Artifact]);
+
+impl Artifacts for Fresh<'_> {
+    fn get(&self, hash: &Sha256) -> Result<Vec<u8>, Refusal> {
+        let found = self.0.iter().find(|artifact| artifact.hash == *hash);
+        found.map(|a| a.bytes.clone()).ok_or_else(|| Refusal::new(Code::SnapshotLost, format!("no blob {hash}")))
+    }
+}
+
 /// Work staged and not yet visible to anybody. Dropping it discards it and leaves nothing.
 pub struct Staged {
     /// What it does, measured.
@@ -109,6 +120,11 @@ pub struct Staged {
 }
 
 impl Staged {
+    /// What of it is judged.
+    pub fn measured(&self) -> turnback_core::gates::Measured<'_> {
+        turnback_core::gates::Measured { effect: &self.effect, plan: &self.plan }
+    }
+
     /// What is written down of it.
     pub fn measurement(&self) -> Measurement {
         Measurement {
@@ -164,6 +180,34 @@ impl From<Refusal> for UndoRefused {
     }
 }
 
+impl UndoRefused {
+    /// As the refusal of an action that is no undo.
+    pub fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Conflicts(_) => Refusal::new(Code::Moved, "the target changed meanwhile"),
+        }
+    }
+}
+
+/// One step of a rehearsal: measured, its way back tried, nothing left.
+#[derive(Clone, Debug)]
+pub struct Rehearsed {
+    /// What staging it would write down. Its blobs are not kept.
+    pub measurement: Measurement,
+    /// Every place it touches.
+    pub touches: Vec<turnback_core::effect::Touch>,
+}
+
+/// A step that could not be rehearsed, and with it none behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unrehearsed {
+    /// Its place among the steps.
+    pub step: usize,
+    /// Why.
+    pub refusal: Refusal,
+}
+
 /// An effect domain bound to one configured resource.
 pub trait Domain: Send + Sync {
     /// Its kind.
@@ -200,6 +244,33 @@ pub trait Domain: Send + Sync {
     /// # Errors
     /// A [`Refusal`]; nothing is left behind.
     fn stage(&self, run: RunId, contract: &Contract, bounds: &Bounds) -> Result<Staged, Refusal>;
+
+    /// Measures several writes that are to follow one another, in this order, and leaves nothing. Where
+    /// [`Domain::rehearses_on_top`] says no, each is measured on what is there now: two that touch the same
+    /// place were then not measured as they would follow one another.
+    ///
+    /// # Errors
+    /// [`Unrehearsed`] names the first that cannot be measured.
+    fn rehearse(&self, steps: &[(RunId, Contract)], bounds: &Bounds) -> Result<Vec<Rehearsed>, Unrehearsed> {
+        let began = Instant::now();
+        let rehearse = |(step, (run, contract)): (usize, &(RunId, Contract))| {
+            // All of them together have the time of one.
+            let bounds = Bounds { time: bounds.time.saturating_sub(began.elapsed()), ..bounds.clone() };
+            let staged = self.stage(*run, contract, &bounds);
+            let touched = staged.and_then(|staged| {
+                let measurement = staged.measurement();
+                let touches = self.touches(&measurement, &Fresh(&staged.artifacts))?;
+                Ok(Rehearsed { measurement, touches })
+            });
+            touched.map_err(|refusal| Unrehearsed { step, refusal })
+        };
+        steps.iter().enumerate().map(rehearse).collect()
+    }
+
+    /// Whether [`Domain::rehearse`] measures each write on top of those before it.
+    fn rehearses_on_top(&self) -> bool {
+        false
+    }
 
     /// Stages the inverse of `undone`, all of them or none, in the given order (latest first). The
     /// result is staged work like any other: judged, permitted, committed, undoable.

@@ -17,6 +17,7 @@ mod error;
 mod flags;
 mod limits;
 mod ofrep;
+mod plans;
 mod raw;
 mod read;
 mod safer;
@@ -105,6 +106,8 @@ pub struct Config {
     pub context: Context,
     /// Who may work where somebody else is at work, in the order of the file.
     pub collisions: Vec<turnback_core::gates::collision::Rule>,
+    /// Where agents need plans, and what those must state, in the order of the file.
+    pub plans: Vec<turnback_core::plan::Rule>,
     /// The agent behind `turnback stdio`.
     pub stdio_agent: Option<AgentName>,
     /// How often a checkpoint is signed while records arrive. Default: one minute.
@@ -288,6 +291,7 @@ impl Config {
         };
         let context = reader.context(of_context, &resources, &environments)?;
         let collisions = reader.collisions(raw.collision, &resources, &environments)?;
+        let plans = reader.plans(raw.plan, &resources, &environments)?;
         let state = reader.path_or(raw.state.as_ref(), STATE_DEFAULT);
         let policy = reader.path_or(raw.policy.path.as_ref(), "policies");
         spans.policy = raw.policy.path.as_ref().map_or(0..0, Spanned::span);
@@ -346,6 +350,7 @@ impl Config {
             approvals_most: approvals_most.map_or(1000, |most| usize::try_from(most).unwrap_or(usize::MAX)),
             context,
             collisions,
+            plans,
             stdio_agent: raw.stdio.agent,
             checkpoint_every: checkpoint_every.unsigned_abs(),
             digest: Sha256::of(text.as_bytes()),

@@ -84,6 +84,21 @@ pub struct Pending {
     pub expires: Timestamp,
 }
 
+/// Why nothing came of what was asked about a plan.
+#[derive(Clone, Debug)]
+pub struct NotPlanned {
+    /// In a sentence.
+    pub refusal: Refusal,
+    /// The same in a machine-readable shape: every step and gate at fault.
+    pub details: Box<Value>,
+}
+
+impl From<Refusal> for NotPlanned {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, details: Box::new(serde_json::json!({})) }
+    }
+}
+
 /// What a door may ask.
 pub trait Desk: Send + Sync + 'static {
     /// The agent a bearer token belongs to.
@@ -109,6 +124,26 @@ pub trait Desk: Send + Sync + 'static {
         caller: &Caller,
         asked: &Evaluations,
     ) -> impl Future<Output = Result<Vec<Verdict>, Refusal>> + Send;
+
+    /// Submits a plan (`plan`), says how plans stand (`plan_status`) or aborts one (`plan_abort`), given the raw
+    /// bytes of the arguments. A plan is durable before its agent hears of it. A desk without plans refuses.
+    ///
+    /// # Errors
+    /// [`NotPlanned`]; nothing changed then, unless an abort says that it has begun.
+    fn plan(
+        &self,
+        _caller: &Caller,
+        _tool: &str,
+        _arguments: Vec<u8>,
+    ) -> impl Future<Output = Result<Value, NotPlanned>> + Send {
+        let refusal = Refusal::new(turnback_core::refusal::Code::UnknownTool, "there are no plans here");
+        async { Err(refusal.into()) }
+    }
+
+    /// Whether there are plans here, so that the tools about them are shown.
+    fn plans(&self) -> bool {
+        false
+    }
 
     /// Waits at most `patience` for a parked run to end; [`Answer::Pending`] again when it did not.
     fn wait(&self, caller: &Caller, pending: Pending, patience: Duration) -> impl Future<Output = Answer> + Send;

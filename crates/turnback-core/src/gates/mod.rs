@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod flow;
 pub mod grants;
 pub mod ownership;
+pub mod plan;
 pub mod recoverability;
 pub mod release;
 
@@ -33,6 +34,7 @@ use crate::gates::controls::Controls;
 use crate::gates::evidence::Evidence;
 use crate::gates::flow::Flow;
 use crate::gates::ownership::Agent;
+use crate::gates::plan::Planned;
 use crate::gates::recoverability::Floor;
 use crate::gates::release::Mode;
 use crate::policy::Policy;
@@ -91,6 +93,8 @@ pub struct Facts<'a> {
     pub collision: Option<&'a Collision>,
     /// The safer forms of the action's tool.
     pub forms: &'a [Form],
+    /// The plans that may concern it.
+    pub plan: Option<&'a Planned>,
     /// Present in the second phase.
     pub measured: Option<Measured<'a>>,
 }
@@ -147,6 +151,9 @@ pub struct Circumstances {
     /// The safer forms of the tool.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forms: Vec<Form>,
+    /// The plans that may have concerned it, and the step it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Planned>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
@@ -184,6 +191,7 @@ impl Circumstances {
             grants_required: self.grants_required,
             collision: self.collision.as_ref(),
             forms: &self.forms,
+            plan: self.plan.as_ref(),
             measured,
         }
     }
@@ -211,6 +219,7 @@ impl Facts<'_> {
             grants_required: self.grants_required,
             collision: self.collision.cloned(),
             forms: self.forms.to_vec(),
+            plan: self.plan.cloned(),
         }
     }
 }
@@ -237,6 +246,7 @@ pub const GATES: &[Gate] = &[
     Gate { name: autonomy::NAME, before: true, after: false, judge: autonomy::judge },
     Gate { name: authorization::NAME, before: true, after: true, judge: authorization::judge },
     Gate { name: flow::NAME, before: true, after: true, judge: flow::judge },
+    Gate { name: plan::NAME, before: true, after: true, judge: plan::judge },
     Gate { name: evidence::NAME, before: true, after: true, judge: evidence::judge },
     Gate { name: blast_radius::NAME, before: false, after: true, judge: blast_radius::judge },
     Gate { name: recoverability::NAME, before: false, after: true, judge: recoverability::judge },

@@ -203,6 +203,7 @@ fn run(policy: &Policy, registry: &[Tool], case: Case) -> CaseResult {
         evidence: None,
         collision: None,
         forms: &[],
+        plan: None,
         measured: measured.as_ref().map(|(effect, plan)| Measured { effect, plan }),
     });
     if verdict.ruling == case.expect && case.rules.is_none_or(|rules| rules == verdict.rules) {

@@ -11,6 +11,7 @@
 //! | `connection.rs` | the file's identity; opening connections |
 //! | `slot.rs` | connections kept between actions; the one that writes and who holds it |
 //! | `stage.rs` | performing, measuring, committing |
+//! | `rehearse.rs` | several actions one on top of the other, measured and rolled back |
 //! | `shape.rs` | a schema change from both sides: objects, pre-images |
 //! | `proof.rs` | whether anything can have changed unseen; whether the inverse restores |
 //! | `way_back.rs` | the inverse and every reason why it cannot be applied |
@@ -41,6 +42,7 @@ mod raw;
 mod read;
 mod recipe;
 mod record;
+mod rehearse;
 mod session;
 mod shape;
 mod slot;
@@ -56,7 +58,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use turnback_core::contract::{Contract, Target};
-use turnback_core::effect::Touch;
+use turnback_core::effect::{Effect, Touch};
 use turnback_core::names::RunId;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{Measurement, Observation, Outcome, Standing};
@@ -65,7 +67,7 @@ use turnback_core::tool::{Kind, Risk, ToolSpec, Verb};
 use self::connection::File;
 use self::read::Params;
 use self::slot::Slot;
-use crate::{Artifacts, Bounds, Domain, Fate, Progress, Reading, Staged, UndoRefused, Undone};
+use crate::{Artifacts, Bounds, Domain, Fate, Progress, Reading, Rehearsed, Staged, UndoRefused, Undone, Unrehearsed};
 
 /// The table of committed runs. Invisible and untouchable for agents.
 const MARKS: &str = "_turnback_marks";
@@ -93,6 +95,27 @@ struct Arguments<'a> {
     params: Params,
     /// A query answers with so many rows at most; a write that would change more is refused whole.
     max_rows: Option<u64>,
+}
+
+impl Arguments<'_> {
+    /// The statement of `execute` as something to be staged.
+    fn action<'a>(&'a self, bounds: &'a Bounds) -> Result<stage::Execute<'a>, Refusal> {
+        let statement = statement::classify(self.sql)?;
+        debug_assert!(statement.changes_rows() || statement.changes_schema());
+        Ok(stage::Execute { sql: self.sql, params: &self.params, schema: statement.changes_schema(), bounds })
+    }
+
+    /// Whether no more rows change than the call allows. Half of a statement is nobody's intent: it is bounded,
+    /// never cut.
+    fn bounded(&self, effect: &Effect) -> Result<(), Refusal> {
+        let rows = effect.blast.rows_total();
+        match self.max_rows.filter(|most| rows > *most) {
+            None => Ok(()),
+            Some(most) => Err(Refusal::new(Code::TooLarge, format!("it would change {rows} rows, more than {most}"))
+                .at("arguments.max_rows")
+                .next("narrow the WHERE clause, or take several statements")),
+        }
+    }
 }
 
 fn arguments<'a>(tool: &str, arguments: &'a Value) -> Result<Arguments<'a>, Refusal> {
@@ -226,27 +249,19 @@ impl Domain for Sqlite {
         }
         self.aim(&contract.local, &contract.arguments)?;
         let arguments = arguments(&contract.local, &contract.arguments)?;
-        let statement = statement::classify(arguments.sql)?;
-        debug_assert!(statement.changes_rows() || statement.changes_schema());
-        let action = stage::Execute {
-            sql: arguments.sql,
-            params: &arguments.params,
-            schema: statement.changes_schema(),
-            bounds,
-        };
-        let staged =
-            stage::stage(&self.slot, run, &contract.resource, bounds, &action).map_err(|refused| match refused {
-                UndoRefused::Refused(refusal) => refusal,
-                UndoRefused::Conflicts(_) => Refusal::new(Code::Moved, "the database changed meanwhile"),
-            })?;
-        let rows = staged.effect.blast.rows_total();
-        match arguments.max_rows.filter(|most| rows > *most) {
-            None => Ok(staged),
-            // Half of a statement is nobody's intent: it is bounded, never cut.
-            Some(most) => Err(Refusal::new(Code::TooLarge, format!("it would change {rows} rows, more than {most}"))
-                .at("arguments.max_rows")
-                .next("narrow the WHERE clause, or take several statements")),
-        }
+        let action = arguments.action(bounds)?;
+        let staged = stage::stage(&self.slot, run, &contract.resource, bounds, &action);
+        let staged = staged.map_err(UndoRefused::into_refusal)?;
+        arguments.bounded(&staged.effect)?;
+        Ok(staged)
+    }
+
+    fn rehearse(&self, steps: &[(RunId, Contract)], bounds: &Bounds) -> Result<Vec<Rehearsed>, Unrehearsed> {
+        rehearse::rehearse(&self.slot, steps, bounds)
+    }
+
+    fn rehearses_on_top(&self) -> bool {
+        true
     }
 
     fn undo(

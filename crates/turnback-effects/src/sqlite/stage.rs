@@ -66,6 +66,14 @@ pub(super) trait Action {
     fn prefix(&self) -> String;
 }
 
+/// An action performed and measured inside the open transaction.
+pub(super) struct Taken {
+    pub(super) effect: Effect,
+    pub(super) plan: RollbackPlan,
+    pub(super) recipe: Value,
+    pub(super) artifacts: Vec<Artifact>,
+}
+
 /// Stages an action.
 pub(super) fn stage(
     slot: &Arc<Slot>,
@@ -75,22 +83,37 @@ pub(super) fn stage(
     action: &impl Action,
 ) -> Result<Staged, UndoRefused> {
     let mut lease = slot.lease(bounds.lock_wait)?;
-    let catalog = lease.catalog()?;
-    if catalog.counts || action.counts() {
+    if lease.catalog()?.counts || action.counts() {
         lease = lease.without_past(bounds.lock_wait)?;
     }
-    lease.watch.deadline(Some(Instant::now() + bounds.time));
+    let Taken { effect, plan, recipe, artifacts } =
+        measure(&lease, resource, bounds, Instant::now() + bounds.time, action)?;
+    let held = Box::new(Open { run: run.to_string(), effect: effect.digest.to_string(), lease });
+    Ok(Staged { effect, plan, recipe, artifacts, held })
+}
+
+/// Performs an action inside the open transaction of `lease`, measures it and tries its inverse. An error
+/// leaves the transaction in no state to go on with.
+pub(super) fn measure(
+    lease: &Lease,
+    resource: &ResourceName,
+    bounds: &Bounds,
+    deadline: Instant,
+    action: &impl Action,
+) -> Result<Taken, UndoRefused> {
+    let catalog = lease.catalog()?;
+    lease.watch.deadline(Some(deadline));
     let c = &lease.connection;
     let tables = &catalog.tables;
     let mut artifacts: BTreeMap<Sha256, Vec<u8>> = BTreeMap::new();
 
     let mut shape = match action.changes_schema() {
-        true => Some(rehearse(&lease, action, tables, bounds, &mut artifacts)?),
+        true => Some(rehearse(lease, action, tables, bounds, &mut artifacts)?),
         false => None,
     };
     let rebuilt: BTreeSet<String> = shape.as_ref().map(Shape::tables).unwrap_or_default();
 
-    let (expected, ready) = action.ready(&lease)?;
+    let (expected, ready) = action.ready(lease)?;
     // The compiler may name a table as it likes; the catalog has it as it was created.
     let named =
         |name: &String| tables.get(name).or_else(|| tables.values().find(|t| t.name.eq_ignore_ascii_case(name)));
@@ -111,7 +134,7 @@ pub(super) fn stage(
     let version = own(catalog::version(c))?;
     let changes_before = c.total_changes();
     lease.recorder.begin(shapes, bounds.snapshot_bytes.saturating_mul(4));
-    let performed = action.perform(&lease, ready)?;
+    let performed = action.perform(lease, ready)?;
     lease.recorder.pause();
     if c.is_autocommit() {
         return Err(Refusal::new(Code::Unsupported, "the statement ended the transaction it was staged in").into());
@@ -205,7 +228,7 @@ pub(super) fn stage(
             ),
         )
     } else {
-        prove(&lease, &recipe, &artifacts, shape.as_ref(), &weak, &strangers, rows)?
+        prove(lease, &recipe, &artifacts, shape.as_ref(), &weak, &strangers, rows)?
     };
     lease.watch.deadline(None);
 
@@ -237,9 +260,8 @@ pub(super) fn stage(
     let effect =
         Effect { summary: line, blast: tally.blast, digest: tally.digest, places: tally.places, volatile, reply };
     let value = serde_json::to_value(&recipe).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?;
-    let held = Box::new(Open { run: run.to_string(), effect: effect.digest.to_string(), lease });
     let artifacts = artifacts.into_iter().map(|(hash, bytes)| Artifact { hash, bytes }).collect();
-    Ok(Staged { effect, plan, recipe: value, artifacts, held })
+    Ok(Taken { effect, plan, recipe: value, artifacts })
 }
 
 /// A table whose changed rows the changeset need not hold, if the statement may write one.

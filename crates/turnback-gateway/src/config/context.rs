@@ -356,7 +356,7 @@ impl Reader<'_> {
     }
 
     /// The words of one, or of a list; each complaint about one then points at the list.
-    fn texts(&self, several: Option<Several>) -> Result<Vec<Text>, ConfigError> {
+    pub(super) fn texts(&self, several: Option<Several>) -> Result<Vec<Text>, ConfigError> {
         let Some(several) = several else { return Ok(Vec::new()) };
         let words: Option<Vec<String>> = match several.get_ref() {
             toml::Value::String(word) => Some(vec![word.clone()]),

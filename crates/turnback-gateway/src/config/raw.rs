@@ -66,6 +66,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) safer: Vec<super::safer::RawSafer>,
     #[serde(default)]
+    pub(super) plan: Vec<super::plans::RawPlan>,
+    #[serde(default)]
     pub(super) stdio: Stdio,
     #[serde(default)]
     pub(super) journal: Journal,

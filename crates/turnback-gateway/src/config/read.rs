@@ -11,6 +11,7 @@ use turnback_core::contract::Assignment;
 use turnback_core::gates::recoverability::Floor;
 use turnback_core::gates::release::Mode;
 use turnback_core::names::{EnvironmentName, ResourceName, ToolName};
+use turnback_core::plan::RESERVED;
 use turnback_core::rollback::Level;
 use turnback_core::text::visible;
 use turnback_core::tool::Kind;
@@ -163,6 +164,10 @@ impl Reader<'_> {
         environments: &BTreeMap<EnvironmentName, Mode>,
     ) -> Result<(Resource, Vec<Occupied>), ConfigError> {
         self.known_environment(&raw.environment, environments)?;
+        if name.as_str() == RESERVED {
+            let message = format!("`{RESERVED}` is what the tools about plans are called");
+            return Err(self.source.error(span, message, "give the resource another name"));
+        }
         let (written, other, wanted, unwanted) = match raw.kind {
             Kind::Files => (raw.root, raw.path, "root", "path"),
             Kind::Sqlite => (raw.path, raw.root, "path", "root"),

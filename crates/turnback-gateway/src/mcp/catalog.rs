@@ -20,7 +20,9 @@ pub(super) const QUESTION: &str = "approval";
 pub(super) const INSTRUCTIONS: &str = "Every tool call passes through Turnback, which decides it, measures what it \
     really does and keeps the way back. Tools that change something take an optional argument `turnback` to say why. \
     A refusal says what would be acceptable; do not repeat a refused call unchanged. An answer that begins with \
-    PENDING waits for a person: repeat the identical call later, it joins the waiting one and never runs twice.";
+    PENDING waits for a person: repeat the identical call later, it joins the waiting one and never runs twice. \
+    Several changes that belong together can be submitted first with turnback__plan, where it is offered: they are \
+    verified whole, and each then runs by calling its tool with exactly the arguments of the plan.";
 
 /// Who answers.
 pub(super) fn server_info() -> Value {

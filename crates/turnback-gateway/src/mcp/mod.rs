@@ -19,6 +19,7 @@ mod guard;
 mod http;
 mod message;
 mod peer;
+mod plans;
 mod room;
 mod seal;
 mod server;

@@ -20,7 +20,7 @@ use super::room::{Full, Place, Room};
 use super::seal::{Bound, Seal};
 use super::tally::Tally;
 use super::waiting::{self, Parked};
-use super::{McpOptions, catalog};
+use super::{McpOptions, catalog, plans};
 use crate::desk::{Answer, Call, Caller, Desk};
 
 /// Versions with a handshake, oldest first.
@@ -233,7 +233,10 @@ impl<D: Desk> Server<D> {
             "ping" if line.modern => catalog::modern(json!({})),
             "ping" => json!({}),
             "tools/list" => {
-                let tools: Vec<Value> = self.desk.tools(&line.caller).iter().map(catalog::tool).collect();
+                let mut tools: Vec<Value> = self.desk.tools(&line.caller).iter().map(catalog::tool).collect();
+                if self.desk.plans() {
+                    tools.extend(plans::tools());
+                }
                 let list = json!({ "tools": tools });
                 if line.modern { catalog::uncached(list) } else { list }
             }
@@ -254,6 +257,14 @@ impl<D: Desk> Server<D> {
             .ok_or_else(|| RpcError::bad(INVALID_PARAMS, "params.name", "the name of a tool is expected"))?;
         let arguments = params.arguments.map_or("{}", RawValue::get).as_bytes();
         let bound = Bound { caller: &line.caller, tool: &tool, arguments };
+        if let Some(own) = plans::own(&tool).filter(|_| self.desk.plans()) {
+            let answer = self.desk.plan(&line.caller, own, arguments.to_vec()).await;
+            let result = match answer {
+                Ok(reply) => plans::done(reply),
+                Err(not) => catalog::refused(None, &not.refusal, &not.details),
+            };
+            return Ok(Outcome::Result(if line.modern { catalog::modern(result) } else { result }));
+        }
         let resumed = match params.state.filter(|_| line.modern) {
             Some(sealed) => {
                 let sealed = message::string(sealed);

@@ -3,6 +3,7 @@
 //! One JSON object per line in each direction. Who asks is read from the kernel (`SO_PEERCRED`), never
 //! from the message. Invariant `TWO-DOORS`: nothing an agent's credential opens leads here.
 
+pub mod plans;
 pub mod policy;
 pub mod protocol;
 

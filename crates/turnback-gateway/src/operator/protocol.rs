@@ -23,6 +23,7 @@ use turnback_core::run::{Event, Observation};
 use turnback_core::tool::{Risk, Verb};
 use turnback_core::trace::TraceId;
 
+use super::plans::PlanView;
 use super::policy::{PolicyRequest, PolicyState};
 
 /// One request. What it does not know is refused: who writes `by` or `force` must not believe it was heard.
@@ -228,6 +229,20 @@ pub enum Request {
         /// Why.
         reason: String,
     },
+    /// Plans that are remembered, newest first.
+    Plans,
+    /// One plan.
+    PlanShow {
+        /// Full identity or short form.
+        plan: String,
+    },
+    /// Abort a plan and take back what it did; asked again, it goes on.
+    PlanAbort {
+        /// Full identity or short form.
+        plan: String,
+        /// Why.
+        reason: String,
+    },
     /// Sign a checkpoint now and return it.
     Checkpoint,
     /// Something about the policy.
@@ -336,6 +351,10 @@ pub enum Reply {
     FlagsRemote(Vec<RemoteFlagsView>),
     /// Leases: those that stand, or those that were released.
     Leases(Vec<LeaseView>),
+    /// Plans, newest first.
+    Plans(Vec<PlanView>),
+    /// One plan.
+    Plan(Box<PlanView>),
     /// A signed checkpoint in C2SP note form.
     Checkpoint(String),
     /// Why a run was decided as it was.

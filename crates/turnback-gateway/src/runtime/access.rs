@@ -99,8 +99,8 @@ impl Inner {
         let step = run::open(RunId::new(uuid::Uuid::now_v7()), contract, matched, self.now());
         let remote_flags = self.hear(Phase::Before, &step.run.contract).await;
         let collision = self.in_the_way(&step.run);
-        let known = super::context::Looked { collision, remote_flags, ..self.known(&step.run) };
-        let Event::Judged { decision, .. } = self.judge(Phase::Before, &step.run, &known) else {
+        let mut known = super::context::Looked { collision, remote_flags, ..self.known(&step.run) };
+        let Event::Judged { decision, .. } = self.judge_planned(Phase::Before, &step.run, &mut known) else {
             return (Verdict::new("request", Ruling::Deny, "it could not be judged"), Sha256::of(b""));
         };
         let policy = decision.policy;
@@ -108,7 +108,7 @@ impl Inner {
     }
 
     /// Why nobody with this credential is answered yes just now.
-    fn stopped(&self, caller: &Caller) -> Option<Verdict> {
+    pub(super) fn stopped(&self, caller: &Caller) -> Option<Verdict> {
         let view = self.board.view();
         let deny = |gate, reason: String| Some(Verdict::new(gate, Ruling::Deny, reason));
         match view.agents.get(&caller.agent) {

@@ -135,6 +135,9 @@ impl Inner {
             Request::LeasesRelease { resource, place, reason } => {
                 self.release_leases(&resource, place.as_deref(), reason, by).await
             }
+            Request::Plans => Ok(self.list_plans()),
+            Request::PlanShow { plan } => self.show_plan(&plan),
+            Request::PlanAbort { plan, reason } => self.operator_aborts(&plan, reason, by).await,
             Request::Checkpoint => {
                 let journal = self.journal.clone();
                 let note = blocking(move || journal.checkpoint()).await?.map_err(Refusal::from)?;

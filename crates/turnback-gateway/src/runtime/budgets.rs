@@ -4,6 +4,8 @@
 //! reserves under one lock over all of them. A run that did nothing gives back what it held; of one nobody
 //! knows the end of, the cost stays.
 
+use std::sync::Mutex;
+
 use jiff::Timestamp;
 use turnback_core::budget::Books;
 use turnback_core::gates::Measured;
@@ -26,6 +28,7 @@ impl Inner {
     /// run, before anybody else is judged.
     pub(super) fn judge_within<T>(
         &self,
+        books: &Mutex<Books>,
         run: &Run,
         agent: Option<&turnback_core::gates::ownership::Agent>,
         measured: Option<Measured<'_>>,
@@ -34,7 +37,7 @@ impl Inner {
     ) -> T {
         // Before it is measured it spends nothing, and people have no budgets.
         let (Some(name), Some(measured)) = (run.contract.actor.agent(), measured) else { return decide(&[], 0).1 };
-        let mut books = lock(&self.books);
+        let mut books = lock(books);
         let spent = books.spent_by_others(run.id, &run.contract, agent, now);
         let (runs, decided) = decide(&spent, books.irreversible_by_others(run.id, name));
         if runs {
@@ -54,6 +57,8 @@ impl Inner {
             books.settle(run.id, self.now());
         } else {
             books.release(run.id);
+            drop(books);
+            self.step_released(run);
         }
     }
 

@@ -21,14 +21,17 @@
 //! | `after-commit` | all of it is done; the outcome is not written |
 //! | `in-undone-marks` | an undo is done and read back; not every run it counters is marked |
 //! | `before-outcome` | it is read back; the end is not written |
+//! | `after-abort` | no further step of a plan runs; nothing of it is taken back yet |
+//! | `between-unwinds` | some steps of an aborted plan are taken back |
 //! | `after-outcome` | the end is handed over, durable or marked; the caller was not told |
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use tokio::sync::OwnedMutexGuard;
 use turnback_core::approval::Question;
+use turnback_core::budget::Books;
 use turnback_core::decision::{Phase, Ruling};
 use turnback_core::digest::{ActionDigest, Sha256};
 use turnback_core::flags::Flagged;
@@ -181,6 +184,7 @@ impl Inner {
         self.write(&mut live).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
         live.telling = None;
         self.note_unsettled(&live.run);
+        self.step_noted(&live.run, live.action).await;
         self.ended(&live.run).await.map_err(|refusal| in_doubt(&live.run, refusal))?;
         fail::fail_point!("after-outcome", |_| turnback_journal::crash());
         if live.run.state.is_over() || matches!(live.run.state, State::Parked(_)) {
@@ -198,7 +202,7 @@ impl Inner {
                     Phase::Before => self.in_the_way(&live.run),
                     Phase::After => live.claim.as_ref().map(super::collision::Claim::found),
                 };
-                let judged = self.judge(phase, &live.run, &looked);
+                let judged = self.judge_planned(phase, &live.run, &mut looked);
                 live.evidence = looked.evidence;
                 live.happen(self.now(), judged)
             }
@@ -260,6 +264,11 @@ impl Inner {
     /// Asks the gates of one phase. For the second phase the budgets are read and reserved under one
     /// lock, so that two hundred parallel calls never exceed one by one.
     pub(super) fn judge(&self, phase: Phase, run: &Run, looked: &Looked) -> Event {
+        self.judge_by(phase, run, looked, None)
+    }
+
+    /// [`Inner::judge`] of a step that is only tried: what it would spend is counted in books of its own.
+    pub(super) fn judge_by(&self, phase: Phase, run: &Run, looked: &Looked, trial: Option<&Mutex<Books>>) -> Event {
         let view = self.board.view();
         let contract = &run.contract;
         let agent = contract.actor.agent().and_then(|name| view.agents.get(name));
@@ -291,14 +300,19 @@ impl Inner {
             evidence: looked.evidence.as_ref(),
             collision: looked.collision.as_ref(),
             forms: self.tools.get(contract.tool.as_str()).map_or(&[], |tool| &tool.forms),
+            plan: looked.plan.as_ref(),
             measured,
         };
-        let (decision, spent, irreversible) = self.judge_within(run, agent, measured, now, |spent, irreversible| {
-            let decision = gates::decide(phase, &Facts { spent, irreversible, ..facts });
-            (decision.ruling == Ruling::Allow, (decision, spent.to_vec(), irreversible))
-        });
+        let books = trial.unwrap_or(&self.books);
+        let (decision, spent, irreversible) =
+            self.judge_within(books, run, agent, measured, now, |spent, irreversible| {
+                let decision = gates::decide(phase, &Facts { spent, irreversible, ..facts });
+                (decision.ruling == Ruling::Allow, (decision, spent.to_vec(), irreversible))
+            });
         let facts = Facts { spent: &spent, irreversible, ..facts };
-        held.beside(phase, run.id, &facts, &decision);
+        if trial.is_none() {
+            held.beside(phase, run.id, &facts, &decision);
+        }
         Event::Judged { decision, circumstances: Box::new(facts.circumstances()) }
     }
 
@@ -353,7 +367,7 @@ impl Inner {
             }
             live = self.stage_once(live).await?;
             let Some(staged) = &live.staged else { return Ok(live) };
-            if live.claim.as_mut().is_none_or(|claim| claim.take(&live.run, staged)) {
+            if live.claim.as_mut().is_none_or(|claim| claim.take(&live.run, staged.measured())) {
                 let mut measurement = Box::new(staged.measurement());
                 self.count_amounts(&live.run, &mut measurement);
                 return live.happen(self.now(), Event::Staged { measurement });

@@ -24,6 +24,7 @@ mod forms;
 mod grants;
 mod ofrep;
 mod patience;
+mod plans;
 mod policies;
 mod probes;
 mod questions;
@@ -54,7 +55,7 @@ use turnback_core::run;
 use turnback_core::tool::Tool;
 use turnback_journal::{Batch, Entry, Journal, JournalError, Projection, RowFilter};
 
-use crate::desk::{Answer, Call, Caller, Desk, Pending};
+use crate::desk::{Answer, Call, Caller, Desk, NotPlanned, Pending};
 
 pub use admin::user_name;
 pub use flags::wrong_flags;
@@ -86,6 +87,7 @@ struct Inner {
     context: context::Context,
     collisions: collision::Collisions,
     services: ofrep::Services,
+    plans: plans::Plans,
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
@@ -142,6 +144,7 @@ impl Runtime {
         let books = Mutex::new(Books::new(settings.limits.budgets.clone()));
         let collisions = collision::Collisions::load(&journal, std::mem::take(&mut settings.collisions))?;
         let services = ofrep::Services::new(std::mem::take(&mut settings.remote_flags));
+        let plans = plans::Plans::new(std::mem::take(&mut settings.plans));
         let inner = Arc::new(Inner {
             journal,
             settings,
@@ -154,6 +157,7 @@ impl Runtime {
             editing: tokio::sync::Mutex::default(),
             collisions,
             services,
+            plans,
             joinable: Mutex::default(),
             waiters: Mutex::default(),
             questions,
@@ -186,6 +190,7 @@ impl Runtime {
                 inner.expire_questions().await;
                 inner.expire_tokens().await;
                 inner.expire_grants().await;
+                inner.tend_plans().await;
             }
         });
         Ok(Self(inner))
@@ -373,6 +378,23 @@ impl Desk for Runtime {
 
     async fn evaluate(&self, caller: &Caller, asked: &Evaluations) -> Result<Vec<Verdict>, Refusal> {
         self.0.evaluate(caller, asked).await
+    }
+
+    async fn plan(&self, caller: &Caller, tool: &str, arguments: Vec<u8>) -> Result<serde_json::Value, NotPlanned> {
+        let (inner, caller, tool) = (Arc::clone(&self.0), caller.clone(), tool.to_owned());
+        let actor = Actor::Agent(caller.agent.clone());
+        // In a task of its own: a caller that hangs up must not stop it half way.
+        let task = tokio::spawn(async move { inner.plan_tool(&caller, &tool, &arguments).await });
+        let answer =
+            task.await.unwrap_or_else(|e| Err(Refusal::new(Code::Failed, format!("internal failure: {e}")).into()));
+        if let Err(not) = &answer {
+            self.turned("plan", Some(actor), &not.refusal);
+        }
+        answer
+    }
+
+    fn plans(&self) -> bool {
+        true
     }
 
     async fn wait(&self, caller: &Caller, pending: Pending, patience: Duration) -> Answer {

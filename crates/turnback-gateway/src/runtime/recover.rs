@@ -24,6 +24,7 @@ pub(super) async fn recover(inner: &Arc<Inner>, fresh: bool) -> Result<(), Refus
     }
     super::budgets::restore(inner)?;
     inner.restore_context().await?;
+    inner.restore_plans().await?;
     restore_joinable(inner)?;
     // First, because what was approved is staged again under the same name.
     sweep(inner)?;

@@ -96,6 +96,8 @@ pub struct Settings {
     pub context: crate::config::Context,
     /// Who may work where somebody else is at work.
     pub collisions: Vec<turnback_core::gates::collision::Rule>,
+    /// Where agents need plans, and what those must state.
+    pub plans: Vec<turnback_core::plan::Rule>,
     /// Limits of the domains.
     pub bounds: Bounds,
     /// How often a checkpoint is signed while the journal grows.

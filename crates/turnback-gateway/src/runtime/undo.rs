@@ -303,6 +303,7 @@ impl Inner {
             todo.extend(run.contract.undoes.iter().map(|below| (*below, !dead)));
             let event = if dead { Event::Undone { by } } else { Event::Redone { by } };
             let step = run::step(run, event.clone(), now).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?;
+            self.step_flipped(&step.run);
             live.also(Entry {
                 at: now,
                 body: Body::Run { run: id, event },

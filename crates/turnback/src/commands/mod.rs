@@ -14,6 +14,7 @@ mod init;
 mod kill;
 mod labels;
 mod leases;
+mod plan;
 mod policy;
 mod reject;
 mod runs;
@@ -49,6 +50,7 @@ pub(crate) enum Command {
     Freeze(freeze::Args),
     Budget(budget::Args),
     Leases(leases::Args),
+    Plan(plan::Args),
     Agents(agents::Args),
     Token(token::Args),
     Verify(verify::Args),
@@ -77,6 +79,7 @@ impl Command {
             Self::Freeze(args) => freeze::run(context, args),
             Self::Budget(args) => budget::run(context, args),
             Self::Leases(args) => leases::run(context, args),
+            Self::Plan(args) => plan::run(context, args),
             Self::Agents(args) => agents::run(context, args),
             Self::Token(args) => token::run(context, args),
             Self::Verify(args) => verify::run(context, args),

@@ -10,6 +10,7 @@ pub(crate) mod error;
 pub(crate) mod flags;
 pub(crate) mod number;
 pub(crate) mod operator;
+pub(crate) mod plan;
 pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod runs;

@@ -62,6 +62,39 @@ async def elicited(_context, params):
     return ElicitResult(action="accept")
 
 
+async def planned(client, tools):
+    """Two changes as one plan: verified, run, and the second one taken back with the first by an abort."""
+    expect({"turnback__plan", "turnback__plan_status", "turnback__plan_abort"} <= set(tools), sorted(tools))
+    first, second = "update stock set n = n + 10 where id = 2", "update stock set n = n * 2 where id = 2"
+    steps = [
+        {"name": "first", "tool": "shop__execute", "arguments": {"sql": first}},
+        {"name": "second", "tool": "shop__execute", "arguments": {"sql": second}},
+        {"name": "third", "tool": "work__delete", "arguments": {"path": "a.txt"}, "after": ["second"]},
+    ]
+    ring = [{**steps[0], "after": ["second"]}, {**steps[1], "after": ["first"]}]
+    refused = await client.call_tool("turnback__plan", {"goal": "stock", "steps": ring})
+    expect(refused.is_error and "first -> second -> first" in text(refused), refused)
+
+    plan = await client.call_tool("turnback__plan", {"goal": "stock", "steps": steps})
+    expect(not plan.is_error, plan)
+    identity = plan.structured_content["plan"]
+    expect(plan.structured_content["steps"][1]["inferred"] == ["first"], plan.structured_content)
+
+    early = await client.call_tool("shop__execute", {"sql": second})
+    expect(early.is_error and "out of order" in text(early), early)
+    for sql in (first, second):
+        done = await client.call_tool("shop__execute", {"sql": sql})
+        expect(not done.is_error, done)
+    standing = await client.call_tool("turnback__plan_status", {"plan": identity})
+    expect([s["state"] for s in standing.structured_content["steps"]] == ["settled", "settled", "ready"], standing)
+
+    aborted = await client.call_tool("turnback__plan_abort", {"plan": identity, "reason": "not needed any more"})
+    expect(not aborted.is_error and aborted.structured_content["state"] == "aborted", aborted)
+    expect([s["state"] for s in aborted.structured_content["steps"]] == ["undone", "undone", "not_done"], aborted)
+    late = await client.call_tool("work__delete", {"path": "a.txt"})
+    expect(late.is_error and "aborted" in text(late), late)
+
+
 async def main():
     http = None
     if "url" in GIVEN:
@@ -106,6 +139,8 @@ async def main():
 
         left = await client.call_tool("shop__query", {"sql": "select count(*) as n from stock"})
         expect(not left.is_error and "3" in text(left), left)
+
+        await planned(client, tools)
     if http:
         await http.aclose()
 

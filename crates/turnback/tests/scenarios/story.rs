@@ -355,6 +355,7 @@ impl<'a> Player<'a> {
                 (" approval", question.as_str()),
                 (" session", answer.session.as_deref()),
                 (" url", heard.refusal["url"].as_str()),
+                (" plan", answer.json["result"]["structuredContent"]["plan"].as_str()),
             ] {
                 if let Some(value) = value {
                     self.names.insert(format!("{name}{part}"), value.to_owned());

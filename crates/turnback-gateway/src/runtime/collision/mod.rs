@@ -21,7 +21,6 @@ use turnback_core::names::RunId;
 use turnback_core::record::Body;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::Run;
-use turnback_effects::Staged;
 use turnback_journal::{Batch, Entry, Journal, Projection, Table};
 
 use super::{Inner, lock};
@@ -225,14 +224,11 @@ impl Claim {
 
     /// Takes what a staged write touches. `false`: somebody else was quicker and may be waited for; what is
     /// staged must go and come again.
-    pub(super) fn take(&mut self, run: &Run, staged: &Staged) -> bool {
+    pub(super) fn take(&mut self, run: &Run, measured: Measured<'_>) -> bool {
         self.give_back();
-        self.want(run, Some(Measured { effect: &staged.effect, plan: &staged.plan }));
-        let wanted: Vec<BTreeSet<Spot>> = self
-            .rules
-            .iter()
-            .map(|rule| rule.spots(&run.contract, Some(Measured { effect: &staged.effect, plan: &staged.plan })))
-            .collect();
+        self.want(run, Some(measured));
+        let wanted: Vec<BTreeSet<Spot>> =
+            self.rules.iter().map(|rule| rule.spots(&run.contract, Some(measured))).collect();
         let minds = |lease: &Lease| {
             let rules = self.rules.iter().zip(&wanted);
             let minding = rules.filter(|(_, spots)| spots.iter().any(|spot| spot.meets(&lease.spot)));

@@ -49,6 +49,7 @@ pub(super) struct Looked {
     pub(super) evidence: Option<Evidence>,
     pub(super) collision: Option<turnback_core::gates::collision::Collision>,
     pub(super) remote_flags: Vec<turnback_core::flags::Said>,
+    pub(super) plan: Option<turnback_core::gates::plan::Planned>,
 }
 
 impl Context {
