@@ -21,6 +21,7 @@ mod plans;
 mod raw;
 mod read;
 mod safer;
+mod select;
 #[cfg(test)]
 mod tests;
 

@@ -11,9 +11,9 @@ use turnback_core::names::{EnvironmentName, ResourceName};
 use turnback_core::text::visible;
 
 use super::Resource;
-use super::context::{Known, Several};
 use super::error::ConfigError;
-use super::read::Reader;
+use super::read::{Known, Reader};
+use super::select::Several;
 
 type Text = Spanned<String>;
 

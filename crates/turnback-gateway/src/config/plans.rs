@@ -10,9 +10,9 @@ use turnback_core::plan::{Must, Rule};
 use turnback_core::text::visible;
 
 use super::Resource;
-use super::context::{Known, Several};
 use super::error::ConfigError;
-use super::read::Reader;
+use super::read::{Known, Reader};
+use super::select::Several;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

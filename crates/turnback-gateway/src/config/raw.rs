@@ -54,9 +54,9 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) context: context::RawContext,
     #[serde(default)]
-    pub(super) evidence: Vec<context::RawEvidence>,
+    pub(super) evidence: Vec<context::evidence::RawEvidence>,
     #[serde(default)]
-    pub(super) source: Vec<context::RawSource>,
+    pub(super) source: Vec<context::evidence::RawSource>,
     #[serde(default)]
     pub(super) label: Vec<context::RawLabel>,
     #[serde(default)]

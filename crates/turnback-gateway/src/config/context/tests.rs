@@ -1,6 +1,9 @@
 use std::path::Path;
 
 use super::super::Config;
+use turnback_core::robust::{Number, Tolerance};
+use turnback_core::tool::Verb;
+
 use super::*;
 
 const HEAD: &str = r#"
