@@ -268,11 +268,6 @@ impl Contract {
         })
     }
 
-    /// Whether it was made over into that safer form.
-    pub fn has_form(&self, name: &str) -> bool {
-        self.form.as_ref().is_some_and(|formed| formed.forms.iter().any(|form| form == name))
-    }
-
     /// Whether this action changes anything.
     pub const fn writes(&self) -> bool {
         self.risk.writes()

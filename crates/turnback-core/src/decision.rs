@@ -96,6 +96,9 @@ pub struct Verdict {
     pub ruling: Ruling,
     /// Why, as one sentence with the facts and numbers it rests on.
     pub reason: String,
+    /// What its agent is told instead of the reason, where that says what others did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<String>,
     /// What would be acceptable instead, when the gate knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
@@ -114,10 +117,16 @@ impl Verdict {
             gate: gate.to_owned(),
             ruling,
             reason: reason.into(),
+            told: None,
             next: None,
             rules: Vec::new(),
             obligations: Vec::new(),
         }
+    }
+
+    /// Why, as its agent is told.
+    pub fn told(&self) -> &str {
+        self.told.as_deref().unwrap_or(&self.reason)
     }
 
     /// Says what would be acceptable instead.

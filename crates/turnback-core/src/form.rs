@@ -4,16 +4,27 @@
 //! ([`crate::decision::Obligation::SaferForm`]); [`rewritten`] makes the call over. What comes out is another
 //! action with a digest of its own, judged from the beginning by every gate – the rule that asked for the form is
 //! satisfied by it, nothing else is. Turnback rewrites; what an agent says never counts as a form.
+//!
+//! Invariant `ONLY-TIGHTEN`: what stands against an action stands against its safer forms. A switch, a deny, a freeze,
+//! a grant that is missing or a rule against what was asked for stops what became of it ([`judge`]); a person who had to
+//! be asked about it still is; what was only to be measured still is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::contract::Contract;
-use crate::digest::ActionDigest;
-use crate::names::{RunId, ToolName};
+use crate::contract::{Assignment, Contract, Statement, Target};
+use crate::decision::{Obligation, Ruling, Verdict};
+use crate::digest::{ActionDigest, Sha256};
+use crate::gates::{Facts, authorization, controls, grants};
+use crate::names::{EnvironmentName, ResourceName, RunId, ToolName};
 use crate::text::visible;
+use crate::tool::{Kind, Risk, Verb};
+
+/// Who speaks for safer forms: when one is asked for that the tool does not have, and when an action that has one
+/// still owes a person's yes.
+pub const NAME: &str = "form";
 
 /// The form every write has without being listed: staged, measured, judged and recorded, never committed.
 pub const DRY_RUN: &str = "dry_run";
@@ -32,7 +43,8 @@ pub struct Form {
     /// Numbers lowered to this bound, lists cut to so many entries. What is not given is set to the bound.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub at_most: BTreeMap<String, u64>,
-    /// Paths put below this directory of the resource; those that lie there already stay.
+    /// Paths put below this directory of the resource; those that lie there already stay. A path that is not given is
+    /// the directory: what a tool does without one, it does in the whole resource.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inside: BTreeMap<String, String>,
     /// Arguments left out.
@@ -100,6 +112,132 @@ pub struct Formed {
     pub changed: Vec<Changed>,
     /// Why, as the gates that asked for it said.
     pub why: String,
+    /// The actions it was, each made over into the next, the first as it was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<Asked>,
+    /// What a person had to be asked about them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reviews: Vec<Verdict>,
+}
+
+/// An action that was made over, as far as gates look at it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The tool.
+    pub tool: ToolName,
+    /// The domain's own name for it.
+    pub local: String,
+    /// Hash of its schema.
+    pub schema_hash: Sha256,
+    /// What it is for.
+    pub verb: Verb,
+    /// Its class of risk.
+    pub risk: Risk,
+    /// The resource.
+    pub resource: ResourceName,
+    /// That resource's kind.
+    pub kind: Kind,
+    /// That resource's environment.
+    pub environment: EnvironmentName,
+    /// Which part of the organisation it belonged to.
+    #[serde(default, skip_serializing_if = "Assignment::is_empty")]
+    pub assignment: Assignment,
+    /// What it was aimed at.
+    pub target: Target,
+    /// The forms of its tool it was made over into.
+    pub forms: Vec<String>,
+}
+
+impl Asked {
+    /// What is to be remembered of an action made over into `forms`.
+    pub fn of(contract: &Contract, forms: Vec<String>) -> Self {
+        Self {
+            tool: contract.tool.clone(),
+            local: contract.local.clone(),
+            schema_hash: contract.schema_hash,
+            verb: contract.verb,
+            risk: contract.risk,
+            resource: contract.resource.clone(),
+            kind: contract.kind,
+            environment: contract.environment.clone(),
+            assignment: contract.assignment.clone(),
+            target: contract.target.clone(),
+            forms,
+        }
+    }
+
+    /// That action, without its arguments.
+    fn contract(&self, now: &Contract) -> Contract {
+        Contract {
+            actor: now.actor.clone(),
+            on_behalf_of: now.on_behalf_of.clone(),
+            assignment: self.assignment.clone(),
+            trace: None,
+            tool: self.tool.clone(),
+            local: self.local.clone(),
+            schema_hash: self.schema_hash,
+            verb: self.verb,
+            risk: self.risk,
+            resource: self.resource.clone(),
+            kind: self.kind,
+            environment: self.environment.clone(),
+            target: self.target.clone(),
+            arguments: Value::Null,
+            form: None,
+            undoes: Vec::new(),
+            statement: Statement { confidence: now.statement.confidence, ..Statement::default() },
+        }
+    }
+}
+
+/// Whether an action has the form a rule asks for: a form of the very tool it calls, or, where that tool has none of
+/// that name, of one it was made over from.
+pub fn is_met(facts: &Facts<'_>, name: &str) -> bool {
+    let (contract, listed) = (facts.contract, facts.forms.iter().any(|form| form.name == name));
+    contract.form.as_ref().is_some_and(|formed| {
+        (name == DRY_RUN && formed.dry_run)
+            || formed
+                .asked
+                .iter()
+                .any(|asked| (asked.tool == contract.tool || !listed) && asked.forms.iter().any(|form| form == name))
+    })
+}
+
+/// What the actions an action was made over from bring along: whatever stands against one of them by now, and the
+/// person who had to be asked. Modes, flags and what else of the world is looked up for one action alone was judged when
+/// it was made over.
+pub fn judge(facts: &Facts<'_>) -> Vec<Verdict> {
+    let Some(formed) = &facts.contract.form else { return Vec::new() };
+    let mut said = Vec::new();
+    for asked in &formed.asked {
+        let contract = asked.contract(facts.contract);
+        let facts = Facts { contract: &contract, forms: &[], measured: None, ..*facts };
+        for mut verdict in [controls::judge, grants::judge, authorization::judge].map(|judge| judge(&facts)) {
+            // What they ask for short of a refusal was settled when it was made over.
+            if verdict.ruling > Ruling::Review {
+                verdict.reason = format!("of `{}`, whose safer form it is: {}", asked.tool, verdict.reason);
+                verdict.obligations.clear();
+                said.push(verdict);
+            }
+        }
+    }
+    if let (false, [_, ..]) = (facts.approved, &*formed.reviews) {
+        let why: Vec<&str> = formed.reviews.iter().map(|verdict| verdict.reason.as_str()).collect();
+        let mut verdict = Verdict::new(NAME, Ruling::Review, format!("asked of what was called: {}", why.join("; ")))
+            .next("a person looks at the measured effect and decides");
+        verdict.rules = formed.reviews.iter().flat_map(|verdict| verdict.rules.iter().cloned()).collect();
+        said.push(verdict);
+    }
+    // Who may say yes stays who had to, also once somebody did.
+    let approvers = formed.reviews.iter().flat_map(|verdict| &verdict.obligations);
+    let approvers: Vec<Obligation> =
+        approvers.filter(|obligation| matches!(obligation, Obligation::Approvers { .. })).cloned().collect();
+    if !approvers.is_empty() {
+        let mut verdict = Verdict::new(NAME, Ruling::Allow, "who may approve was said of what was called");
+        verdict.obligations = approvers;
+        said.push(verdict);
+    }
+    said
 }
 
 impl Formed {
@@ -128,6 +266,7 @@ pub fn rewritten<'f>(
     let (mut arguments, mut tool) = (asked.clone(), contract.tool.clone());
     let mut dry_run = contract.form.as_ref().is_some_and(|formed| formed.dry_run);
     let built_in = Form { name: DRY_RUN.to_owned(), dry_run: true, ..Form::default() };
+    let mut applied: Vec<&Form> = Vec::new();
     for name in wanted {
         let listed: Option<&'f Form> = forms.iter().find(|form| form.name == *name);
         let form = match listed {
@@ -149,6 +288,17 @@ pub fn rewritten<'f>(
         }
         form.apply(&mut arguments)?;
         dry_run |= form.dry_run;
+        applied.push(form);
+    }
+    let formers = contract.form.iter().flat_map(|formed| &formed.asked);
+    if tool != contract.tool && formers.clone().any(|asked| asked.tool == tool) {
+        return Err(format!("its safer forms lead back to `{tool}`"));
+    }
+    // What an earlier form of this tool asked for still holds, and of those asked for now none takes back another.
+    let before = formers.filter(|asked| asked.tool == contract.tool).flat_map(|asked| &asked.forms);
+    applied.extend(before.filter_map(|name| forms.iter().find(|form| form.name == *name)));
+    if let Some(lost) = applied.iter().find(|form| !form.holds(&arguments)) {
+        return Err(format!("its safer forms do not fit together: `{}` does not hold in the end", visible(&lost.name)));
     }
     let mut changed = Vec::new();
     if tool != contract.tool {
@@ -192,7 +342,9 @@ impl Form {
         }
         for (name, directory) in &self.inside {
             match arguments.get_mut(name) {
-                None => {}
+                None => {
+                    arguments.insert(name.clone(), Value::from(directory.as_str()));
+                }
                 Some(Value::String(path)) => {
                     // Whatever is not plainly below it is put there, and what then leaves it again is refused by
                     // the domain like any other path that does.
@@ -206,136 +358,25 @@ impl Form {
         }
         Ok(())
     }
+
+    /// Whether arguments are as it makes them.
+    fn holds(&self, arguments: &Map<String, Value>) -> bool {
+        let given = |name: &str| arguments.get(name);
+        // Of one form the bounds come last.
+        let bounded = |name: &String| self.at_most.contains_key(name) || self.inside.contains_key(name);
+        self.remove.iter().all(|name| given(name).is_none() || bounded(name) || self.set.contains_key(name))
+            && self.set.iter().all(|(name, value)| given(name) == Some(value) || bounded(name))
+            && self.at_most.iter().all(|(name, most)| match given(name) {
+                Some(Value::Number(number)) => number.as_u64().is_some_and(|number| number <= *most),
+                Some(Value::Array(list)) => u64::try_from(list.len()).is_ok_and(|len| len <= *most),
+                _ => false,
+            })
+            && self.inside.iter().all(|(name, directory)| {
+                let rest = given(name).and_then(Value::as_str).and_then(|path| path.strip_prefix(directory.as_str()));
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::fixtures::{World, run_id};
-
-    fn call(arguments: Value) -> Contract {
-        let mut contract = World::new("", "notes__write_file").contract;
-        contract.arguments = arguments;
-        contract
-    }
-
-    fn form(name: &str) -> Form {
-        Form { name: name.into(), ..Form::default() }
-    }
-
-    fn of(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
-    fn to(form: Form, arguments: Value) -> Result<Value, String> {
-        let name = form.name.clone();
-        rewritten(&call(arguments), &BTreeSet::from([name.as_str()]), &[form]).map(|(_, arguments)| arguments)
-    }
-
-    #[test]
-    fn every_kind_of_change_is_made_and_named() {
-        let draft = Form {
-            to: Some("drafts__write_file".parse().unwrap()),
-            set: of(json!({ "mode": "draft" })),
-            at_most: BTreeMap::from([("copies".to_owned(), 2), ("to".to_owned(), 1), ("lines".to_owned(), 9)]),
-            inside: BTreeMap::from([("path".to_owned(), "drafts".to_owned())]),
-            remove: BTreeSet::from(["overwrite".to_owned()]),
-            ..form("draft")
-        };
-        let asked = json!({ "path": "a", "overwrite": true, "copies": 5, "to": ["x", "y"], "text": "t" });
-        let (rewriting, arguments) = rewritten(&call(asked), &BTreeSet::from(["draft"]), &[draft]).unwrap();
-        let done = json!({ "path": "drafts/a", "copies": 2, "to": ["x"], "text": "t", "mode": "draft", "lines": 9 });
-        assert_eq!(arguments, done);
-        assert_eq!(rewriting.tool.as_str(), "drafts__write_file");
-        let changed: Vec<&str> = rewriting.changed.iter().map(|changed| changed.what.as_str()).collect();
-        assert_eq!(changed, ["tool", "copies", "lines", "mode", "overwrite", "path", "to"]);
-        assert!(!rewriting.dry_run);
-    }
-
-    #[test]
-    fn a_bound_only_lowers() {
-        let capped = |given: Value| {
-            let form = Form { at_most: BTreeMap::from([("n".to_owned(), 10)]), ..form("capped") };
-            to(form, given)
-        };
-        for (given, n) in [
-            (json!({ "n": 3 }), json!(3)),
-            (json!({ "n": 30 }), json!(10)),
-            (json!({}), json!(10)),
-            (json!({ "n": 3.5 }), json!(10)),
-            (json!({ "n": -1 }), json!(10)),
-            (json!({ "n": 1e300 }), json!(10)),
-        ] {
-            assert_eq!(capped(given.clone()).unwrap()["n"], n, "{given}");
-        }
-        for odd in [json!("3"), json!(null), json!({}), json!(true)] {
-            assert!(capped(json!({ "n": odd })).unwrap_err().contains("neither a number nor a list"));
-        }
-    }
-
-    #[test]
-    fn no_path_is_taken_for_one_inside_that_is_not() {
-        let boxed = |path: &str| {
-            let form = Form { inside: BTreeMap::from([("path".to_owned(), "box".to_owned())]), ..form("boxed") };
-            to(form, json!({ "path": path })).unwrap()["path"].as_str().unwrap().to_owned()
-        };
-        assert_eq!(boxed("box/a"), "box/a");
-        for (asked, done) in [("a", "box/a"), ("box", "box/box"), ("boxes/a", "box/boxes/a")] {
-            assert_eq!(boxed(asked), done);
-        }
-        // These leave it again, and the domain refuses them for what they are.
-        assert_eq!(boxed("box/../a"), "box/box/../a");
-        assert_eq!(boxed("../a"), "box/../a");
-        assert_eq!(boxed("/a"), "box//a");
-    }
-
-    #[test]
-    fn forms_that_are_not_there_or_do_not_fit_together_are_none() {
-        let contract = call(json!({}));
-        let why = rewritten(&contract, &BTreeSet::from(["draft"]), &[]).unwrap_err();
-        assert!(why.contains("`draft`") && why.contains("notes__write_file"), "{why}");
-        let calls = |name: &str, tool: &str| Form { to: Some(tool.parse().unwrap()), ..form(name) };
-        let forms = [calls("a", "x__a"), calls("b", "x__b")];
-        let why = rewritten(&contract, &BTreeSet::from(["a", "b"]), &forms).unwrap_err();
-        assert!(why.contains("two tools"), "{why}");
-    }
-
-    #[test]
-    fn every_write_can_be_a_dry_run_and_no_read() {
-        let (rewriting, arguments) = rewritten(&call(json!({ "a": 1 })), &BTreeSet::from([DRY_RUN]), &[]).unwrap();
-        assert!(rewriting.dry_run);
-        assert_eq!(arguments, json!({ "a": 1 }));
-        let mut read = World::new("", "notes__read_file").contract;
-        read.arguments = json!({});
-        assert!(rewritten(&read, &BTreeSet::from([DRY_RUN]), &[]).is_err());
-    }
-
-    #[test]
-    fn the_form_and_what_it_is_a_form_of_are_part_of_the_digest_and_reasons_are_not() {
-        let plain = call(json!({ "a": 1 }));
-        let formed = |change: &dyn Fn(&mut Formed)| {
-            let mut formed = Formed {
-                from: run_id(1),
-                of: plain.digest(),
-                forms: vec!["draft".into()],
-                dry_run: false,
-                changed: vec![],
-                why: "x".into(),
-            };
-            change(&mut formed);
-            let mut contract = plain.clone();
-            contract.form = Some(formed);
-            contract.digest()
-        };
-        let first = formed(&|_| {});
-        assert_ne!(first, plain.digest());
-        assert_ne!(formed(&|formed| formed.forms = vec!["other".into()]), first);
-        assert_ne!(formed(&|formed| formed.dry_run = true), first);
-        assert_ne!(formed(&|formed| formed.of = call(json!({ "a": 2 })).digest()), first);
-        // The same call asked for again is the same action, and joins the one that waits.
-        assert_eq!(formed(&|formed| formed.from = run_id(2)), first);
-        assert_eq!(formed(&|formed| formed.why = "y".into()), first);
-    }
-}
+mod tests;

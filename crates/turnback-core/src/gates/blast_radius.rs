@@ -21,6 +21,8 @@ pub const NAME: &str = "blast_radius";
 struct Exceeded {
     rule: String,
     reason: String,
+    /// For the agent, where the reason counts what agents of other owners did.
+    told: Option<String>,
     next: String,
 }
 
@@ -65,7 +67,12 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     let reasons: Vec<_> = exceeded.iter().map(|e| e.reason.as_str()).collect();
     let nexts: Vec<_> = exceeded.iter().map(|e| e.next.as_str()).collect();
     let verdict = Verdict::new(NAME, Ruling::Deny, reasons.join("; ")).next(nexts.join("; "));
-    exceeded.iter().fold(verdict, |verdict, e| verdict.rule(&*e.rule))
+    let mut verdict = exceeded.iter().fold(verdict, |verdict, e| verdict.rule(&*e.rule));
+    if exceeded.iter().any(|e| e.told.is_some()) {
+        let told: Vec<_> = exceeded.iter().map(|e| e.told.as_deref().unwrap_or(&e.reason)).collect();
+        verdict.told = Some(told.join("; "));
+    }
+    verdict
 }
 
 /// Holds one action against its limits.
@@ -73,6 +80,7 @@ fn action(caps: &Caps, of: &str, cost: Spent, facts: &Facts<'_>, exceeded: &mut 
     let over = |what: &str, size: u64, limit: u64| Exceeded {
         rule: format!("limit {what}{of}"),
         reason: format!("{size} {what} by one action, the limit{of} is {limit}"),
+        told: None,
         next: format!("narrow it to at most {limit} {what}"),
     };
     for (what, size, limit) in caps.beside(cost) {
@@ -98,10 +106,13 @@ fn sum(budget: &Budget, spent: Spent, cost: Spent, facts: &Facts<'_>, exceeded: 
         per => format!(" of {} `{}`", per.word(), visible(&per.of(facts.contract, facts.agent))),
     };
     let seconds = budget.window.as_secs();
+    // Together with its own, which it knows, the sum and the limit would say what others spent.
+    let of_others = matches!(budget.per, Per::Resource | Per::Tool | Per::Everything);
     for ((what, spent, _), (_, total, limit)) in budget.beside(spent).zip(budget.beside(spent.plus(cost))) {
         if let Some(limit) = limit.filter(|limit| total > *limit) {
             exceeded.push(Exceeded {
                 rule: format!("budget{of} {what}"),
+                told: of_others.then(|| format!("budget{of} used up: too many {what} in the last {seconds} s, by all together")),
                 reason: format!(
                     "budget{of} used up: {spent} {what} in the last {seconds} s, this one would make {total}, the budget is {limit}"
                 ),

@@ -13,7 +13,7 @@ use super::release::Mode;
 use super::{Facts, Measured, decide};
 use crate::decision::{Decision, Phase, Ruling};
 use crate::fixtures::{World, agent, at, blast, contract, measurement, policy, registered, run_id};
-use crate::form::{Form, Formed};
+use crate::form::{Asked, Form, Formed};
 use crate::policy::Policy;
 use crate::rollback::{Completeness, Footprint, Level, RollbackPlan};
 
@@ -120,6 +120,8 @@ impl Case {
             dry_run: false,
             changed: Vec::new(),
             why: "so".into(),
+            asked: vec![Asked::of(&world.contract, vec!["small".into()])],
+            reviews: Vec::new(),
         });
         world.agent = (self.agent > 0).then(|| {
             let suspended = (self.agent == 1).then(|| "looked odd".to_owned());

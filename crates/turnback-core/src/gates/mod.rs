@@ -256,7 +256,7 @@ pub const GATES: &[Gate] = &[
 /// Asks every gate of `phase`. All of them speak, so that the record names each that would have said
 /// no, not only the first.
 pub fn decide(phase: Phase, facts: &Facts<'_>) -> Decision {
-    let verdicts = GATES
+    let mut verdicts: Vec<Verdict> = GATES
         .iter()
         .filter(|gate| match phase {
             Phase::Before => gate.before,
@@ -264,11 +264,9 @@ pub fn decide(phase: Phase, facts: &Facts<'_>) -> Decision {
         })
         .map(|gate| (gate.judge)(facts))
         .collect();
+    verdicts.extend(form::judge(facts));
     constrained(Decision::combine(phase, facts.policy.digest(), verdicts), facts)
 }
-
-/// Who speaks when a safer form is asked for that the tool does not have.
-const FORM: &str = "form";
 
 /// Finds the form the action becomes, when one is asked for and nothing refuses it anyway. A form that is not there,
 /// or that this action cannot take, is a deny, also where a degraded mode refuses for now: more rules never loosen.
@@ -283,7 +281,7 @@ fn constrained(mut decision: Decision, facts: &Facts<'_>) -> Decision {
         Ok(_) => {}
         Err(why) => {
             let next = "an operator adds [[safer]] with that name, or changes the rule";
-            decision.verdicts.push(Verdict::new(FORM, Ruling::Deny, why).next(next));
+            decision.verdicts.push(Verdict::new(form::NAME, Ruling::Deny, why).next(next));
             decision.ruling = Ruling::Deny;
         }
     }

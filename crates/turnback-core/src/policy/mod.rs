@@ -45,6 +45,7 @@ use self::schema::Question;
 use crate::contract::Contract;
 use crate::decision::{Obligation, Ruling, Verdict};
 use crate::digest::Sha256;
+use crate::form;
 use crate::gates::Facts;
 use crate::gates::authorization::NAME;
 use crate::text::visible;
@@ -100,9 +101,9 @@ struct Rule {
 
 impl Rule {
     /// Whether it only asks for a safer form, and the action has it.
-    fn is_met(&self, contract: &Contract) -> bool {
+    fn is_met(&self, facts: &Facts<'_>) -> bool {
         let mut forms = self.obligations.iter().filter_map(Obligation::form).peekable();
-        self.outcome == Some(Ruling::Constrain) && forms.peek().is_some() && forms.all(|form| contract.has_form(form))
+        self.outcome == Some(Ruling::Constrain) && forms.peek().is_some() && forms.all(|name| form::is_met(facts, name))
     }
 }
 
@@ -289,7 +290,7 @@ impl Policy {
             });
         }
         // A rule that asks for the form this action has is satisfied by it.
-        let soft: Vec<&Rule> = answer.soft.into_iter().filter(|rule| !rule.is_met(contract)).collect();
+        let soft: Vec<&Rule> = answer.soft.into_iter().filter(|rule| !rule.is_met(facts)).collect();
         let Some(strictest) = soft.iter().filter_map(|rule| rule.outcome).max() else {
             return Ok(verdict(Ruling::Allow, &answer.hard, "permitted by"));
         };

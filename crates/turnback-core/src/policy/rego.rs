@@ -29,9 +29,9 @@ use serde_json::{Map, Value, json};
 
 use super::schema::{AGENT, EFFECT, Question};
 use super::{PolicyError, Source};
-use crate::contract::Contract;
 use crate::decision::{Obligation, Ruling, Verdict};
 use crate::digest::Sha256;
+use crate::form;
 use crate::gates::Facts;
 use crate::gates::authorization::NAME;
 use crate::text::visible;
@@ -142,7 +142,7 @@ impl Rego {
             Ok(Err(e)) => deny(format!("failed to evaluate: {}", visible(&placed(&e.to_string()).2))),
             Ok(Ok(RegoValue::Undefined)) => deny("says nothing about it, which is a no".to_owned()),
             Ok(Ok(value)) => match serde_json::to_value(&value).map_err(|e| e.to_string()).and_then(said) {
-                Ok(verdict) => met(verdict, facts.contract),
+                Ok(verdict) => met(verdict, facts),
                 Err(why) => deny(format!("answered in another shape: {}", visible(&why))),
             },
         }
@@ -150,9 +150,9 @@ impl Rego {
 }
 
 /// The verdict, or that the action has the safer form it asks for.
-fn met(verdict: Verdict, contract: &Contract) -> Verdict {
+fn met(verdict: Verdict, facts: &Facts<'_>) -> Verdict {
     let mut forms = verdict.obligations.iter().filter_map(Obligation::form).peekable();
-    let met = forms.peek().is_some() && forms.all(|form| contract.has_form(form));
+    let met = forms.peek().is_some() && forms.all(|name| form::is_met(facts, name));
     if verdict.ruling != Ruling::Constrain || !met {
         return verdict;
     }

@@ -63,7 +63,7 @@ impl Reader<'_> {
         if raw.tools.is_empty() {
             return Err(self.error(&raw.name, "it is a form of no tool", "tools = [\"<resource>__<tool>\"]"));
         }
-        let argument_of = |spec: &ToolSpec, name: &Text| match spec.schema.pointer(&format!("/properties/{name}")) {
+        let argument_of = |spec: &ToolSpec, name: &Text| match spec.schema["properties"].get(name.get_ref()) {
             Some(_) => Ok(()),
             None => {
                 let message = format!("`{}` has no argument `{}`", spec.name, visible(name.get_ref()));
@@ -198,6 +198,7 @@ mod tests {
             (db(""), "changes nothing", "at_most"),
             (db("to = \"db__execute\"\n"), "the tool itself", "another tool"),
             (db("set = { rows = 1 }\n"), "no argument `rows`", "max_rows"),
+            (db("at_most = { \"max_rows/minimum\" = 1 }\n"), "no argument `max_rows/minimum`", "max_rows"),
             (db("remove = [\"rows\"]\n"), "no argument `rows`", "max_rows"),
             (db("at_most = { max_rows = -1 }\n"), "cannot be negative", "0"),
             (db("set = { max_rows = 2026-01-01 }\n"), "no value", "number"),

@@ -133,7 +133,7 @@ impl Inner {
 
 /// A whole decision as one verdict: the strictest gates' reasons.
 fn summed(decision: &Decision) -> Verdict {
-    let reasons: Vec<String> = decision.decisive().map(|v| format!("{}: {}", v.gate, v.reason)).collect();
+    let reasons: Vec<String> = decision.decisive().map(|v| format!("{}: {}", v.gate, v.told())).collect();
     let mut verdict = if decision.ruling == Ruling::Allow && decision.measure_only() {
         Verdict::new("gates", Ruling::Deny, "the environment is only observed: nothing would be done")
     } else {

@@ -147,7 +147,7 @@ fn effect(measurement: &Measurement) -> Value {
 fn details(decision: &Decision, measurement: Option<&Measurement>) -> Value {
     let gates: Vec<Value> = decision
         .decisive()
-        .map(|v| json!({ "gate": v.gate, "ruling": v.ruling, "reason": v.reason, "rules": v.rules, "next": v.next }))
+        .map(|v| json!({ "gate": v.gate, "ruling": v.ruling, "reason": v.told(), "rules": v.rules, "next": v.next }))
         .collect();
     let mut details = measurement.map_or_else(|| json!({}), effect);
     if let Value::Object(map) = &mut details {
@@ -159,7 +159,7 @@ fn details(decision: &Decision, measurement: Option<&Measurement>) -> Value {
 
 /// The sentence of a decision that is not `allow`.
 pub(super) fn denial(decision: &Decision, measurement: Option<&Measurement>) -> Refusal {
-    let reasons: Vec<String> = decision.decisive().map(|v| format!("{}: {}", v.gate, v.reason)).collect();
+    let reasons: Vec<String> = decision.decisive().map(|v| format!("{}: {}", v.gate, v.told())).collect();
     let mut message = reasons.join("; ");
     if let Some(measured) = measurement.filter(|m| !message.contains(&m.effect.summary)) {
         message.push_str(&format!("; it was only measured: it {}", measured.effect.summary));

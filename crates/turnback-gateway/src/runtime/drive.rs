@@ -163,7 +163,7 @@ impl Inner {
                 }
                 (_, Some(how)) => answer::diverged(&live.run, &how),
                 (State::Ended { how: Ended::Denied(_), .. }, _) => {
-                    answer::of(&live.run, None).with_acceptable(&self.acceptable(id).await)
+                    answer::of(&live.run, None).with_acceptable(&self.acceptable(&live.run).await)
                 }
                 _ => answer::of(&live.run, live.reading.take()),
             },

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use turnback_core::contract::{Assignment, Contract};
-use turnback_core::decision::{Decision, Obligation};
-use turnback_core::form::{self, Formed};
+use turnback_core::decision::{Decision, Obligation, Ruling};
+use turnback_core::form::{self, Asked, Changed, Formed};
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::Run;
 
@@ -36,20 +36,32 @@ impl Inner {
         let resource = &self.bound(&tool.resource)?.resource;
         let mut target = resource.domain.aim(&tool.local, &arguments)?;
         target.identity = resource.domain.identity();
-        let why: Vec<&str> = decision
-            .verdicts
-            .iter()
-            .filter(|v| v.obligations.iter().any(|o| o.form().is_some()))
-            .map(|v| v.reason.as_str())
-            .collect();
         let first = asked.form.as_ref();
+        let asking = decision.verdicts.iter().filter(|v| v.obligations.iter().any(|o| o.form().is_some()));
+        let why: Vec<&str> =
+            first.map(|formed| formed.why.as_str()).into_iter().chain(asking.map(|v| v.reason.as_str())).collect();
+        // Obligations add up: what stood against it short of a refusal goes with it.
+        let decisions = || run.state.decisions().0.into_iter().chain([decision]);
+        let reviews = decisions().flat_map(|d| &d.verdicts).filter(|v| v.ruling == Ruling::Review);
+        // Where it is the same tool the gates say so again themselves.
+        let measured_only = tool.name != asked.tool && tool.risk.writes() && decisions().any(Decision::measure_only);
+        let mut changed = rewriting.changed;
+        if measured_only && !rewriting.dry_run {
+            changed.push(Changed { what: "commit".into(), from: Some(true.into()), to: Some(false.into()) });
+        }
         let formed = Formed {
             from: first.map_or(run.id, |formed| formed.from),
             of: first.map_or_else(|| asked.digest(), |formed| formed.of),
             forms: rewriting.forms,
-            dry_run: rewriting.dry_run,
-            changed: first.iter().flat_map(|formed| formed.changed.clone()).chain(rewriting.changed).collect(),
+            dry_run: rewriting.dry_run || measured_only,
+            changed: first.iter().flat_map(|formed| formed.changed.clone()).chain(changed).collect(),
             why: why.join("; "),
+            asked: first
+                .iter()
+                .flat_map(|formed| formed.asked.clone())
+                .chain([Asked::of(asked, wanted.iter().map(|name| (*name).to_owned()).collect())])
+                .collect(),
+            reviews: first.iter().flat_map(|formed| formed.reviews.clone()).chain(reviews.cloned()).collect(),
         };
         let contract = Contract {
             tool: tool.name.clone(),

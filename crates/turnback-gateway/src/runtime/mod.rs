@@ -88,6 +88,8 @@ struct Inner {
     collisions: collision::Collisions,
     services: ofrep::Services,
     plans: plans::Plans,
+    /// Whose refusals are being looked into.
+    looking: explain::Looking,
     /// Runs a repeated call joins: parked ones, and ended ones whose caller has not heard the end.
     joinable: Mutex<HashMap<ActionDigest, RunId>>,
     waiters: Mutex<HashMap<RunId, watch::Sender<()>>>,
@@ -158,6 +160,7 @@ impl Runtime {
             collisions,
             services,
             plans,
+            looking: explain::Looking::default(),
             joinable: Mutex::default(),
             waiters: Mutex::default(),
             questions,

@@ -261,7 +261,8 @@ fn fewer(blast: &mut Blast, most: u64, part: fn(&mut Rows) -> &mut u64) {
 /// Another tool on the same resource, and the same tool in another environment.
 fn tools(asked: &Asked, policy: &Policy, mode: &dyn Fn(&EnvironmentName) -> Mode, offer: Offer<'_>) {
     let contract = &asked.contract;
-    if contract.actor.agent().is_none() {
+    // What flags say of another tool was not asked, and an alternative that is refused when it is tried is none.
+    if contract.actor.agent().is_none() || asked.before.flags.is_some() {
         return;
     }
     let mut tools: Vec<&Tool> = policy.tools().collect();
@@ -276,7 +277,7 @@ fn tools(asked: &Asked, policy: &Policy, mode: &dyn Fn(&EnvironmentName) -> Mode
     };
     for tool in tools.iter().filter(form) {
         let mut changed = asked.clone();
-        become_tool(&mut changed.contract, tool);
+        become_tool(&mut changed, tool);
         changed.after = None;
         offer(
             &changed,
@@ -290,7 +291,7 @@ fn tools(asked: &Asked, policy: &Policy, mode: &dyn Fn(&EnvironmentName) -> Mode
         let same = tool.local == contract.local && tool.kind == contract.kind;
         if same && tool.environment != contract.environment {
             let mut changed = asked.each(|c| c.mode = mode(&tool.environment));
-            become_tool(&mut changed.contract, tool);
+            become_tool(&mut changed, tool);
             let name = |resource: &dyn std::fmt::Display, environment: &EnvironmentName| {
                 format!("`{environment}` (`{resource}`)")
             };
@@ -305,7 +306,11 @@ fn tools(asked: &Asked, policy: &Policy, mode: &dyn Fn(&EnvironmentName) -> Mode
     }
 }
 
-fn become_tool(contract: &mut Contract, tool: &Tool) {
+fn become_tool(asked: &mut Asked, tool: &Tool) {
+    asked.before.forms.clone_from(&tool.forms);
+    let contract = &mut asked.contract;
+    // It would be called as it is: a form of another tool is none of this one.
+    contract.form = None;
     contract.tool = tool.name.clone();
     contract.local.clone_from(&tool.local);
     contract.schema_hash = tool.schema_hash;
