@@ -424,7 +424,13 @@ async fn bad_input_changes_nothing_names_its_place_and_is_recorded() {
 
 #[tokio::test]
 async fn every_decision_is_made_again_from_the_record() {
-    let place = Place::with(&format!("{CONFIG}\n[flags]\npath = \"flags.json\"\n[autonomy]\nreversible_write = 4\n"));
+    let more = "[flags]\npath = \"flags.json\"\n[autonomy]\nreversible_write = 4\n[[safer]]\nname = \"drafts\"\n\
+        tools = [\"work__write_file\"]\ninside = { path = \"drafts\" }\n";
+    let place = Place::with(&format!("{CONFIG}\n{more}"));
+    let rule = "@id(\"drafts\") @outcome(\"constrain\") @form(\"drafts\") @reason(\"agents draft\")\n\
+        forbid (principal, action == Action::\"work__write_file\", resource) when { context.place == \"plan.txt\" };\n";
+    std::fs::write(place.config().policy.join("drafts.cedar"), rule).unwrap();
+    std::fs::create_dir(place.path("work/drafts")).unwrap();
     let flag = json!({ "state": "ENABLED", "variants": { "on": "autonomous", "off": "off" }, "defaultVariant": "on",
         "targeting": { "if": [{ "<": [{ "var": "$flagd.timestamp" }, 0] }, "off"] } });
     std::fs::write(place.path("flags.json"), json!({ "flags": { "release": flag } }).to_string()).unwrap();
@@ -433,6 +439,9 @@ async fn every_decision_is_made_again_from_the_record() {
     let waiting = pending(node.sql("delete from customers where id > 10").await);
     ended(node.approve(&waiting.approval.to_string()).await);
     refused(node.call("work__write_file", json!({ "path": "secret.txt", "content": "x" })).await);
+    let drafted = node.call("work__write_file", json!({ "path": "plan.txt", "content": "x" })).await;
+    let Answer::Done { run: drafted, constrained: Some(constrained), .. } = drafted else { panic!("{drafted:?}") };
+    let asked = constrained["from_run"].as_str().unwrap().to_owned();
 
     let config = place.config();
     let tools = turnback_gateway::node::tools(&config).unwrap();
@@ -448,7 +457,7 @@ async fn every_decision_is_made_again_from_the_record() {
     let stopped = stopped.to_string();
 
     let (mut decisions, mut flagged) = (0, Vec::new());
-    for run in [allowed, waiting.run.to_string(), stopped] {
+    for run in [allowed, waiting.run.to_string(), asked, drafted.to_string(), stopped] {
         let (mut contract, mut measured) = (None, None);
         for happened in node.show(&run).await.history {
             match happened.event {
@@ -466,11 +475,11 @@ async fn every_decision_is_made_again_from_the_record() {
             }
         }
     }
-    assert_eq!(decisions, 7);
+    assert_eq!(decisions, 10);
     let said: Vec<_> =
         flagged.iter().flat_map(|f| &f.said).map(|said| said.variant.as_deref().unwrap_or("-")).collect();
-    assert_eq!(said, ["on", "on", "on", "off"]);
-    assert_ne!(flagged[0].document, flagged[3].document);
+    assert_eq!(said, ["on", "on", "on", "on", "on", "off"]);
+    assert_ne!(flagged[0].document, flagged[5].document);
 }
 
 #[tokio::test]

@@ -298,6 +298,29 @@ fn secrets_stay_where_they_belong() {
     }
 }
 
+/// Between the end of what was asked for and the beginning of its safer form nothing is done, and asking again goes on.
+#[test]
+fn a_kill_before_the_safer_form_leaves_nothing_and_the_call_can_be_repeated() {
+    let place = Place::new();
+    let rule = "@id(\"try\") @outcome(\"constrain\") @form(\"dry_run\") @reason(\"only tried\")\n\
+        forbid (principal, action == Action::\"work__write_file\", resource);";
+    fs::write(place.path("policies/forms.cedar"), rule).unwrap();
+    let node = place.try_start("after-constrained=return").unwrap();
+    let token = node.register().unwrap();
+    let write = json!({ "path": "new.txt", "content": "x" });
+    assert!(node.agent(&token).unwrap().call("work__write_file", &write).is_err());
+    assert!(!node.ended().success());
+    let node = place.start();
+    let states = |node: &Node| node.rows().iter().map(|row| row["state"].clone()).collect::<Vec<_>>();
+    assert_eq!(states(&node), ["constrained"]);
+    let tried = node.agent(&token).unwrap().call("work__write_file", &write).unwrap();
+    assert!(tried.text.contains("dry run"), "{tried:?}");
+    assert_eq!(states(&node), ["constrained", "constrained", "measured_only"]);
+    assert!(!place.path("work/new.txt").exists());
+    node.stop_in_order();
+    place.verify();
+}
+
 /// `FENCE`, at its last moment: the intent is durable, the commit is about to be begun, and the lease it was judged
 /// with is taken away. Nothing is done, and the run says why.
 #[test]

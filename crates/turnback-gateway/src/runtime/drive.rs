@@ -14,6 +14,7 @@
 //! | `before-question` | staged and discarded again; nothing written |
 //! | `after-question` | the question is durable; nobody was told |
 //! | `before-answer` | a person answered; not written |
+//! | `after-constrained` | an action is over because a safer form goes on; that one is not proposed |
 //! | `after-answer` | the answer is durable; nothing followed |
 //! | `before-intent` | staged; the intent is not written |
 //! | `after-intent` | the intent is durable; nothing is done |

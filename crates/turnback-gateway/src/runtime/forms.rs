@@ -17,7 +17,10 @@ impl Inner {
     /// the first run is over is durable by now; after a crash in between nothing was done, and the agent asks again.
     pub(super) async fn constrained(self: &Arc<Self>, run: &Run, decision: &Decision) -> Answer {
         match self.made_over(run, decision) {
-            Ok((contract, effect_match)) => Box::pin(Arc::clone(self).propose(contract, effect_match)).await,
+            Ok((contract, effect_match)) => {
+                fail::fail_point!("after-constrained", |_| turnback_journal::crash());
+                Box::pin(Arc::clone(self).propose(contract, effect_match)).await
+            }
             Err(refusal) => answer::refused(Some(run.id), refusal),
         }
     }
