@@ -11,8 +11,8 @@ mod selector;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Facts;
 use super::ownership::Agent;
+use super::{Facts, Measured};
 use crate::contract::Contract;
 use crate::decision::{Obligation, Ruling, Verdict};
 use crate::names::{AgentName, EnvironmentName, ResourceName, ToolName};
@@ -147,26 +147,33 @@ impl Said {
 
 /// Asks whether a switch, a deny or a freeze stops the action.
 pub fn judge(facts: &Facts<'_>) -> Verdict {
-    let Facts { contract, controls, .. } = *facts;
+    stopped(facts.contract, facts.agent, facts.controls, facts.measured).unwrap_or_else(|| frozen(facts))
+}
+
+/// Why an agent may have nothing to do with such an action, its being taken back included: a switch or a deny.
+pub fn stopped(
+    contract: &Contract,
+    agent: Option<&Agent>,
+    controls: &Controls,
+    measured: Option<Measured<'_>>,
+) -> Option<Verdict> {
     let mut stopped = Said::default();
-    for switch in controls.switches.iter().filter(|s| s.scope.covers(contract, facts.agent)) {
+    for switch in controls.switches.iter().filter(|s| s.scope.covers(contract, agent)) {
         let reason = format!("kill switch on {} by {}: {}", switch.scope, visible(&switch.by), visible(&switch.reason));
         stopped.add(format!("kill {}", switch.scope), reason);
     }
     if !stopped.rules.is_empty() {
-        return stopped.verdict(Ruling::Deny, "wait until an operator lifts the switch");
+        return Some(stopped.verdict(Ruling::Deny, "wait until an operator lifts the switch"));
     }
     if contract.actor.agent().is_some() {
-        for deny in controls.denies.iter().filter(|d| d.what.selects(contract, facts.agent, facts.measured)) {
+        for deny in controls.denies.iter().filter(|d| d.what.selects(contract, agent, measured)) {
             let name = visible(&deny.name);
             stopped
                 .add(format!("deny {name}"), format!("denylist `{name}` ({}): {}", deny.what, visible(&deny.reason)));
         }
     }
-    if !stopped.rules.is_empty() {
-        return stopped.verdict(Ruling::Deny, "do something else; an operator decides what is on the denylist");
-    }
-    frozen(facts)
+    (!stopped.rules.is_empty())
+        .then(|| stopped.verdict(Ruling::Deny, "do something else; an operator decides what is on the denylist"))
 }
 
 fn frozen(facts: &Facts<'_>) -> Verdict {

@@ -13,7 +13,7 @@ use crate::decision::{Ruling, Verdict};
 use crate::digest::EffectDigest;
 use crate::names::{PlanId, RunId};
 use crate::permit::agrees;
-use crate::plan::{Amounts, AtMost, Never};
+use crate::plan::{Amounts, AtMost, Must, Never};
 use crate::tool::Match;
 
 /// This gate's name.
@@ -62,6 +62,18 @@ pub struct StepOf {
     pub at_most: AtMost,
     /// What the other steps did or are about to do.
     pub spent: Amounts,
+    /// What a rule asks of such a plan now and it does not state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unstated: Option<Unstated>,
+}
+
+/// A constraint a rule asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unstated {
+    /// The rule.
+    pub rule: String,
+    /// What is to be stated.
+    pub must: Must,
 }
 
 /// The effect of a step as it was verified.
@@ -126,7 +138,7 @@ fn judge_step(step: &StepOf, facts: &Facts<'_>) -> Verdict {
     let name = &step.step;
     if let Some((run, state)) = &step.run {
         let why = format!("step `{name}` of plan `{plan}` runs at most once: run `{}` is {state}", run.short());
-        return deny(why).next("see how the plan stands with turnback__plan_status");
+        return deny(why).next("see how the plan stands with turnback__plan_status; to do it again, submit a new plan");
     }
     let again = "submit what is still wanted as a new plan with turnback__plan";
     if let Some(ended) = &step.ended {
@@ -134,6 +146,11 @@ fn judge_step(step: &StepOf, facts: &Facts<'_>) -> Verdict {
     }
     if facts.now >= step.expires {
         return deny(format!("step `{name}`: plan `{plan}` expired at {}", step.expires)).next(again);
+    }
+    if let Some(Unstated { rule, must }) = &step.unstated {
+        // It was verified when no such rule was there.
+        let why = format!("step `{name}`: plan `{plan}` does not state `{must}`, which rule `{rule}` asks for now");
+        return deny(why).rule(rule).next("abort it, and submit what is still wanted as a plan that states it");
     }
     let missing: Vec<String> = step
         .after

@@ -34,7 +34,7 @@ pub struct PlanView {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What none of its steps may do.
+    /// What none of its steps may do; not in lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub never: Vec<Never>,
     /// What all of them may do at most.
@@ -56,7 +56,8 @@ pub struct StepView {
     pub name: String,
     /// The tool.
     pub tool: String,
-    /// The arguments.
+    /// The arguments; not in lists.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub arguments: Value,
     /// `waiting` for another step, `ready`, `running`, or the state of the run that did it.
     pub state: String,

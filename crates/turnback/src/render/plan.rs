@@ -84,7 +84,9 @@ pub(crate) fn one(plan: &PlanView, now: Timestamp) -> String {
             }
         }
     }
-    if plan.state == "active" {
+    let stands = plan.unwound.iter().any(|unwound| unwound.by.is_none());
+    // An abort goes on where it was stopped.
+    if plan.state == "active" || stands {
         let short = plan.plan.short();
         text.push_str(&format!("{}\n", next(&format!("turnback plan abort {short} --reason \"...\""))));
     }

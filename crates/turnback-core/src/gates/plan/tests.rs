@@ -27,6 +27,7 @@ fn step() -> StepOf {
         never: vec![],
         at_most: AtMost::default(),
         spent: Amounts::default(),
+        unstated: None,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use turnback_core::contract::Actor;
+use turnback_core::gates::{Measured, controls};
 use turnback_core::names::{AgentName, PlanId, RunId};
 use turnback_core::plan::{End, GOAL_LIMIT, Unwound};
 use turnback_core::record::Body;
@@ -34,12 +35,19 @@ impl Inner {
                 .at("reason"));
         }
         let view = self.plan_view(agent, plan)?;
-        if view.state == End::Completed.word() {
-            return Err(Refusal::new(Code::Exists, "it is completed: nothing of it is left to stop")
+        let completed = || {
+            Refusal::new(Code::Exists, "it is completed: nothing of it is left to stop")
                 .at(plan.to_string())
-                .next("an operator takes its runs back: turnback undo"));
+                .next("an operator takes its runs back: turnback undo")
+        };
+        if view.state == End::Completed.word() {
+            return Err(completed());
         }
         self.end_plan(agent, plan, End::Aborted { by: by.clone(), reason }).await?;
+        // Its last step may have been done meanwhile: then it ended as completed, and stands.
+        if self.plan_view(agent, plan)?.state == End::Completed.word() {
+            return Err(completed());
+        }
         fail::fail_point!("after-abort", |_| turnback_journal::crash());
         self.stands_still(agent, plan).await?;
         // In a task of its own: whoever asked may hang up, the unwinding goes on.
@@ -78,18 +86,16 @@ impl Inner {
             };
             kept.stored.plan.unwinding().filter_map(done).collect()
         };
-        // An agent takes back its own work as Turnback does when it rolls back: to what was there before.
-        let actor = if by.agent().is_some() { Actor::Turnback } else { by.clone() };
         let mut unwound = Vec::new();
         for (step, run, state) in done.into_iter().filter(|(.., state)| state != "undone") {
-            let (by, why) = match state.as_str() {
-                "settled" | "diverged" => match self.taken_back(actor.clone(), run).await {
+            let (taken, why) = match state.as_str() {
+                "settled" | "diverged" => match self.taken_back(&by, run).await {
                     Ok(by) => (Some(by), None),
                     Err(refusal) => (None, Some(refusal.to_string())),
                 },
                 other => (None, Some(format!("nobody knows whether it happened: it is {other}"))),
             };
-            unwound.push(Unwound { step, run, by, why });
+            unwound.push(Unwound { step, run, by: taken, why });
             fail::fail_point!("between-unwinds", |_| turnback_journal::crash());
         }
         if unwound.is_empty() {
@@ -110,7 +116,16 @@ impl Inner {
     }
 
     /// Undoes one run; says by which.
-    async fn taken_back(self: &Arc<Self>, actor: Actor, run: RunId) -> Result<RunId, Refusal> {
+    async fn taken_back(self: &Arc<Self>, by: &Actor, run: RunId) -> Result<RunId, Refusal> {
+        // An agent takes back its own work as Turnback does when it rolls back: to what was there before. No
+        // gate asks about Turnback, and what is switched off for the agent stays off.
+        let actor = match by.agent() {
+            None => by.clone(),
+            Some(agent) => {
+                self.not_switched_off(agent, run).await?;
+                Actor::Turnback
+            }
+        };
         let end = self.undo_runs(actor, vec![run], false).await?;
         if !end.plan.blockers.is_empty() {
             return Err(undo::blocked(&end.plan.blockers));
@@ -121,6 +136,19 @@ impl Inner {
             State::Done(_) => Ok(by),
             other => Err(Refusal::new(Code::Failed, format!("its undo `{}` is {}", by.short(), other.word()))
                 .next(format!("an operator looks at: turnback show {}", by.short()))),
+        }
+    }
+
+    /// Refuses an agent what a switch or a deny keeps it from.
+    async fn not_switched_off(&self, agent: &AgentName, run: RunId) -> Result<(), Refusal> {
+        let run = self.load(run).await?;
+        let measured = run.state.measurement().map(|m| Measured { effect: &m.effect, plan: &m.plan });
+        let view = self.board.view();
+        match controls::stopped(&run.contract, view.agents.get(agent), &view.controls, measured) {
+            None => Ok(()),
+            Some(verdict) => {
+                Err(Refusal::new(Code::Denied, verdict.reason).next("an operator aborts it: turnback plan abort"))
+            }
         }
     }
 }

@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use turnback_core::contract::Contract;
 use turnback_core::decision::{Phase, Ruling};
 use turnback_core::digest::ActionDigest;
-use turnback_core::gates::plan::{Planned, StepOf, Verified};
+use turnback_core::gates::plan::{Planned, StepOf, Unstated, Verified};
 use turnback_core::names::{AgentName, PlanId, RunId};
 use turnback_core::plan::{Amounts, End, Ended, Plan, Rule, Unwound};
 use turnback_core::record::{Body, Row};
@@ -39,6 +40,9 @@ const ACTIVE_MOST: usize = 16;
 
 /// Plans of one agent that are remembered at once, ended ones included.
 const REMEMBERED_MOST: usize = 256;
+
+/// Bytes all remembered plans of one agent take together, as they are written down; the last one may exceed it.
+const REMEMBERED_BYTES: usize = 8 << 20;
 
 /// The state of a step that is allowed and not yet done.
 const RUNNING: &str = "running";
@@ -69,6 +73,8 @@ struct Kept {
     stored: Stored,
     /// By the places of steps.
     progress: BTreeMap<usize, Progress>,
+    /// What it takes, written down.
+    bytes: usize,
 }
 
 type Known = BTreeMap<AgentName, BTreeMap<PlanId, Kept>>;
@@ -123,6 +129,11 @@ impl Stored {
 }
 
 impl Kept {
+    fn new(stored: Stored) -> Self {
+        let bytes = serde_json::json!(stored).to_string().len();
+        Self { stored, progress: BTreeMap::new(), bytes }
+    }
+
     /// What all steps but those of `run` did or are about to do.
     fn spent(&self, run: Option<RunId>) -> Amounts {
         let others = self.progress.values().filter(|progress| Some(progress.run) != run);
@@ -158,6 +169,7 @@ impl Kept {
             never: plan.never.clone(),
             at_most: plan.at_most,
             spent: self.spent(Some(run)),
+            unstated: None,
         })
     }
 }
@@ -214,7 +226,10 @@ impl Inner {
             return required.map(|rule| Planned { required: Some(rule), ..Planned::default() });
         };
         let now = self.now();
-        let step = find(plans, &contract.digest(), run.id, now).and_then(|(kept, at)| kept.step_of(at, run.id, now));
+        let step = find(plans, &contract.digest(), run.id, now).and_then(|(kept, at)| {
+            let unstated = self.unstated(&kept.stored.plan, contract);
+            kept.step_of(at, run.id, now).map(|step| StepOf { unstated, ..step })
+        });
         let beside = match &step {
             Some(_) => Vec::new(),
             None => {
@@ -225,6 +240,14 @@ impl Inner {
         };
         let planned = Planned { required, step, beside };
         (planned != Planned::default()).then_some(planned)
+    }
+
+    /// What a rule of today asks of a plan that may have been verified under another configuration.
+    fn unstated(&self, plan: &Plan, contract: &Contract) -> Option<Unstated> {
+        self.plans.rules.iter().filter(|rule| rule.concerns(contract)).find_map(|rule| {
+            let must = rule.must_state.iter().find(|must| !must.is_stated(&plan.never, &plan.at_most))?;
+            Some(Unstated { rule: rule.name.clone(), must: must.clone() })
+        })
     }
 
     /// Takes note that a run came to nothing before it was done.
@@ -339,15 +362,14 @@ impl Inner {
                 let stored: Stored = serde_json::from_value(value).map_err(|e| {
                     Refusal::new(Code::Failed, format!("a plan cannot be read back: {e}")).next("turnback verify")
                 })?;
-                if !stored.is_forgotten(now) {
-                    found.push(Kept { stored, progress: BTreeMap::new() });
-                }
+                // What is forgotten as well: it is removed with the next record about a plan.
+                found.push(Kept::new(stored));
             }
         }
         // Newest first: a run did a step of the last plan that was there when it was committed.
         found.sort_by_key(|kept| std::cmp::Reverse(kept.stored.plan.submitted));
         let mut taken: BTreeSet<RunId> = BTreeSet::new();
-        for kept in &mut found {
+        for kept in found.iter_mut().filter(|kept| !kept.stored.is_forgotten(now)) {
             let plan = Arc::clone(&kept.stored.plan);
             let filter = RowFilter {
                 agent: Some(plan.agent.clone()),

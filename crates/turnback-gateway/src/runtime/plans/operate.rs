@@ -21,6 +21,11 @@ fn not_found(text: &str) -> Refusal {
     Refusal::new(Code::NotFound, "no plan has that identity").at(visible(&text))
 }
 
+/// Whether it was submitted by the same agent for the same user.
+fn is_of(plan: &Plan, caller: &Caller) -> bool {
+    plan.agent == caller.agent && plan.on_behalf_of == caller.on_behalf_of
+}
+
 impl Inner {
     fn view_of(&self, kept: &Kept) -> PlanView {
         let plan: &Plan = &kept.stored.plan;
@@ -67,18 +72,39 @@ impl Inner {
         }
     }
 
+    /// One plan of whoever asks.
+    fn own_plan(&self, caller: &Caller, plan: PlanId) -> Result<PlanView, Refusal> {
+        let known = lock(&self.plans.known);
+        let kept = known.get(&caller.agent).and_then(|plans| plans.get(&plan));
+        if kept.is_none_or(|kept| !is_of(&kept.stored.plan, caller)) {
+            return Err(not_found(&plan.to_string()));
+        }
+        drop(known);
+        self.plan_view(&caller.agent, plan)
+    }
+
     /// One plan of an agent.
     pub(super) fn plan_view(&self, agent: &AgentName, plan: PlanId) -> Result<PlanView, Refusal> {
         let known = lock(&self.plans.known);
         let kept = known.get(agent).and_then(|plans| plans.get(&plan));
+        let kept = kept.filter(|kept| !kept.stored.is_forgotten(self.now()));
         kept.map(|kept| self.view_of(kept)).ok_or_else(|| not_found(&plan.to_string()))
     }
 
-    /// All plans that are remembered, newest first.
-    fn plan_views(&self, agent: Option<&AgentName>) -> Vec<PlanView> {
+    /// All plans that are remembered, or those of one caller, newest first. How they stand, without what is
+    /// called: a list of long ones would be too much for anybody.
+    fn plan_views(&self, caller: Option<&Caller>) -> Vec<PlanView> {
         let known = lock(&self.plans.known);
-        let own = known.iter().filter(|(name, _)| agent.is_none_or(|agent| agent == *name));
-        let mut views: Vec<PlanView> = own.flat_map(|(_, plans)| plans.values()).map(|k| self.view_of(k)).collect();
+        let all = known.values().flat_map(|plans| plans.values());
+        let now = self.now();
+        let own = all
+            .filter(|kept| !kept.stored.is_forgotten(now))
+            .filter(|kept| caller.is_none_or(|caller| is_of(&kept.stored.plan, caller)));
+        let mut views: Vec<PlanView> = own.map(|kept| self.view_of(kept)).collect();
+        for view in &mut views {
+            view.never = Vec::new();
+            view.steps.iter_mut().for_each(|step| step.arguments = Value::Null);
+        }
         views.sort_by_key(|view| std::cmp::Reverse((view.submitted, view.plan)));
         views
     }
@@ -89,7 +115,7 @@ impl Inner {
         let is = |view: &PlanView| view.plan.to_string() == text || view.plan.short() == text;
         let mut found = self.plan_views(None).into_iter().filter(is);
         match (found.next(), found.next()) {
-            (Some(view), None) => Ok(view),
+            (Some(view), None) => self.plan_view(&view.agent, view.plan),
             (Some(_), Some(_)) => Err(Refusal::new(Code::BadInput, "more than one plan has that short identity")
                 .at(visible(text))
                 .next("give the whole identity: turnback plan list")),
@@ -139,11 +165,11 @@ impl Inner {
             if tool == "plan_abort" {
                 return Err(Refusal::new(Code::BadInput, "the identity of a plan is expected").at("plan").into());
             }
-            return Ok(json!({ "plans": self.plan_views(Some(&caller.agent)) }));
+            return Ok(json!({ "plans": self.plan_views(Some(caller)) }));
         };
-        // Of another agent's plan not even that it exists.
+        // Of another agent's plan, or another user's, not even that it exists.
         let id = plan.parse::<PlanId>().map_err(|_| not_found(&plan))?;
-        let view = self.plan_view(&caller.agent, id)?;
+        let view = self.own_plan(caller, id)?;
         let view = if tool == "plan_status" {
             view
         } else {

@@ -6,6 +6,8 @@
 //! touches again can only be taken back through that step, so that one needs a way back itself. Nothing stays
 //! staged, locked, leased or reserved.
 
+mod chain;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
@@ -20,17 +22,15 @@ use turnback_core::gates::blast_radius::Spent;
 use turnback_core::gates::plan::{NAME, Planned, StepOf};
 use turnback_core::gates::recoverability::irreversible;
 use turnback_core::names::{AgentName, PlanId, ResourceName, RunId};
-use turnback_core::plan::{Amounts, Ask, Draft, Plan, Step, reaches};
+use turnback_core::plan::{Amounts, Ask, Draft, Plan, Step};
 use turnback_core::record::Body;
 use turnback_core::refusal::{Code, Refusal};
 use turnback_core::run::{self, Event, Run, State};
-use turnback_core::text::visible;
-use turnback_core::undo::{self, Node, Standing};
 use turnback_effects::Unrehearsed;
 use turnback_journal::Entry;
 
 use super::super::{Inner, lock};
-use super::{ACTIVE_MOST, Kept, REMEMBERED_MOST, Stored};
+use super::{ACTIVE_MOST, Kept, REMEMBERED_BYTES, REMEMBERED_MOST, Stored};
 use crate::desk::{Call, Caller, NotPlanned};
 
 /// Faults named in the sentence; all of them are in the details.
@@ -227,15 +227,23 @@ impl Inner {
     fn apart(&self, agent: &AgentName, trials: &[Trial]) -> Result<(), Refusal> {
         let now = self.now();
         let known = lock(&self.plans.known);
-        let active = |kept: &&Kept| kept.stored.over(now).is_none();
-        let active: Vec<&Kept> = known.get(agent).into_iter().flat_map(|p| p.values()).filter(active).collect();
+        let all = known.get(agent).into_iter().flat_map(|plans| plans.values());
+        // Those that are forgotten may still be there until the next record.
+        let remembered: Vec<&Kept> = all.filter(|kept| !kept.stored.is_forgotten(now)).collect();
+        let active: Vec<&&Kept> = remembered.iter().filter(|kept| kept.stored.over(now).is_none()).collect();
         if active.len() >= ACTIVE_MOST {
             let message = format!("{} plans of this agent are active; the bound is {ACTIVE_MOST}", active.len());
             return Err(Refusal::new(Code::Overloaded, message).next("finish or abort one with turnback__plan_abort"));
         }
-        let remembered = known.get(agent).map_or(0, BTreeMap::len);
-        if remembered >= REMEMBERED_MOST {
-            let message = format!("{remembered} plans of this agent are remembered; the bound is {REMEMBERED_MOST}");
+        let (count, bytes) = (remembered.len(), remembered.iter().map(|kept| kept.bytes).sum::<usize>());
+        let full = if count >= REMEMBERED_MOST {
+            Some(format!("{count} plans of this agent are remembered; the bound is {REMEMBERED_MOST}"))
+        } else if bytes >= REMEMBERED_BYTES {
+            Some(format!("the remembered plans of this agent take {bytes} bytes; the bound is {REMEMBERED_BYTES}"))
+        } else {
+            None
+        };
+        if let Some(message) = full {
             return Err(Refusal::new(Code::Overloaded, message).next("one is forgotten 24 hours after it ended"));
         }
         for trial in trials {
@@ -370,52 +378,6 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether each step stays undoable after the later ones; and the order steps need that touch the same
-    /// places, as the places of steps each waits for besides.
-    fn chain(&self, draft: &Draft, trials: &[Trial], faults: &mut Faults) -> Vec<BTreeSet<usize>> {
-        let mut inferred = vec![BTreeSet::new(); trials.len()];
-        let at_of: BTreeMap<usize, usize> = trials.iter().enumerate().map(|(at, trial)| (trial.index, at)).collect();
-        let said = |trial: &Trial| {
-            let after = draft.steps.get(trial.index).map(|step| step.after.clone()).unwrap_or_default();
-            after.iter().filter_map(|index| at_of.get(index).copied()).collect::<BTreeSet<usize>>()
-        };
-        let mut after: Vec<BTreeSet<usize>> = trials.iter().map(said).collect();
-        for (one, other, place) in overlaps(trials) {
-            let (Some(first), Some(second)) = (trials.get(one), trials.get(other)) else { continue };
-            let both = format!("step `{}` touches `{}` after step `{}`", second.name, visible(&place), first.name);
-            let on_top =
-                self.bound(&second.contract().resource).is_ok_and(|bound| bound.resource.domain.rehearses_on_top());
-            if !on_top {
-                let why = format!("{both}, and could only be measured once that one ran");
-                faults.plan(&[first, second], why, "submit it as a second plan after the first");
-                continue;
-            }
-            let level = second.measured().map(|m| m.plan.level());
-            let floor = self.settings.floor.level;
-            let back =
-                second.measured().is_some_and(|m| m.plan.level() >= floor && !irreversible(second.contract(), m));
-            if !back {
-                let why = format!(
-                    "{both} and has itself a way back at level {}, so that `{}` could not be undone after it; level {} is required",
-                    level.map_or(0, turnback_core::rollback::Level::number),
-                    first.name,
-                    floor.number(),
-                );
-                faults.plan(
-                    &[first, second],
-                    why,
-                    "leave one of the two out, or submit the later one as a plan of its own",
-                );
-            }
-            if !reaches(&after, other, one) {
-                // The steps stand in an order already: a later one waiting for an earlier one makes no ring.
-                after.get_mut(other).map(|waits| waits.insert(one));
-                inferred.get_mut(other).map(|waits| waits.insert(one));
-            }
-        }
-        inferred
-    }
-
     /// Makes a verified plan durable and lets it hold.
     async fn keep_plan(&self, plan: Plan, trials: &[Trial]) -> Result<(), Refusal> {
         let _one_at_a_time = self.plans.editing.lock().await;
@@ -426,7 +388,7 @@ impl Inner {
         let project = self.forgotten(at).into_iter().chain([stored.put()]).collect();
         let (agent, id) = (plan.agent.clone(), plan.id);
         self.append_entry(Entry { at, body: Body::PlanVerified { plan: Box::new(plan) }, project }).await?;
-        let kept = Kept { stored, progress: BTreeMap::new() };
+        let kept = Kept::new(stored);
         lock(&self.plans.known).entry(agent).or_default().insert(id, kept);
         Ok(())
     }
@@ -445,6 +407,7 @@ fn trial_step(plan: PlanId, trial: &Trial, draft: &Draft, expires: Timestamp, sp
         never: draft.never.clone(),
         at_most: draft.at_most,
         spent,
+        unstated: None,
     }
 }
 
@@ -477,43 +440,4 @@ fn step(trial: &Trial, inferred: &BTreeSet<usize>, draft: &Draft) -> Option<Step
         level: found.measurement.plan.level(),
         asks: trial.asks.clone(),
     })
-}
-
-/// Every two steps that touch the same place, the earlier first, and one such place: the later one would stand
-/// in the way of undoing the earlier one.
-fn overlaps(trials: &[Trial]) -> Vec<(usize, usize, String)> {
-    let node = |(at, trial): (usize, &Trial)| Node {
-        run: trial.run.id,
-        order: at as u64,
-        resource: trial.contract().resource.clone(),
-        kind: trial.contract().kind,
-        standing: Standing::Live,
-        touches: trial.touches.clone(),
-        reads: Vec::new(),
-        undoes: Vec::new(),
-    };
-    let nodes: Vec<Node> = trials.iter().enumerate().map(node).collect();
-    let mut found: BTreeMap<(usize, usize), String> = BTreeMap::new();
-    for (at, trial) in trials.iter().enumerate() {
-        let Err(blockers) = undo::plan(&nodes, &BTreeSet::from([trial.run.id])) else { continue };
-        for blocker in blockers {
-            let later = trials.iter().position(|other| Some(other.run.id) == blocker.by);
-            if let Some(later) = later {
-                found.entry((at, later)).or_insert(blocker.conflict.place);
-            }
-        }
-    }
-    // What may have changed unseen may have changed anything there.
-    for (later, trial) in trials.iter().enumerate() {
-        let seen = trial
-            .measured()
-            .is_some_and(|m| m.plan.footprint.completeness == turnback_core::rollback::Completeness::Closed);
-        let earlier = trials.iter().enumerate().take(later);
-        for (at, other) in earlier.filter(|_| !seen) {
-            if other.contract().resource == trial.contract().resource {
-                found.entry((at, later)).or_insert_with(|| trial.contract().resource.to_string());
-            }
-        }
-    }
-    found.into_iter().map(|((one, other), place)| (one, other, place)).collect()
 }
