@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use turnback_core::gates::recoverability::irreversible;
 use turnback_core::plan::{Draft, reaches};
+use turnback_core::rollback::Completeness;
 use turnback_core::text::visible;
+use turnback_core::tool::Kind;
 use turnback_core::undo::{self, Node, Standing};
 
 use super::{Faults, Inner, Trial};
@@ -83,9 +85,13 @@ fn overlaps(trials: &[Trial]) -> Vec<(usize, usize, String)> {
     }
     // What may have changed unseen may have changed anything there.
     for (later, trial) in trials.iter().enumerate() {
-        let seen = trial
-            .measured()
-            .is_some_and(|m| m.plan.footprint.completeness == turnback_core::rollback::Completeness::Closed);
+        // An action on files does what its own steps name and nothing else; a statement may change rows that are not
+        // listed until a witness says that it did not.
+        let enough = match trial.contract().kind {
+            Kind::Files => Completeness::Bounded,
+            Kind::Sqlite => Completeness::Closed,
+        };
+        let seen = trial.measured().is_some_and(|m| m.plan.footprint.completeness >= enough);
         let earlier = trials.iter().enumerate().take(later);
         for (at, other) in earlier.filter(|_| !seen) {
             if other.contract().resource == trial.contract().resource {
