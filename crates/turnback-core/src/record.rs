@@ -89,6 +89,9 @@ pub enum Body {
         agent: Agent,
         /// By whom.
         by: String,
+        /// Why its level was changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// A token was made.
     TokenMade {

@@ -62,7 +62,7 @@ fn registered() -> Vec<Entry> {
     for n in ["coder", "tester"] {
         let agent =
             Agent { name: name(n), owner: "anna".into(), suspended: None, grants: vec![], levels: Default::default() };
-        let body = Body::AgentSet { agent: agent.clone(), by: "anna".into() };
+        let body = Body::AgentSet { agent: agent.clone(), by: "anna".into(), reason: None };
         entries.push(about_nobody(body, put(Table::Agents, n, &agent)));
         for t in 0..2_u8 {
             let id = TokenId::new(Uuid::from_u128(u128::from(t) + n.len() as u128 * 16));

@@ -140,7 +140,7 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         let raise = if level < own {
             format!("an operator raises {class} in [autonomy]")
         } else {
-            format!("an operator raises it: turnback agents level {name} <level> --class {class}")
+            format!("an operator raises it: turnback agents level {name} <level> --class {class} --reason <why>")
         };
         Verdict::new(NAME, Ruling::Review, says(what)).next(raise)
     };

@@ -84,6 +84,8 @@ pub enum Request {
         /// Only for this class of action.
         #[serde(default)]
         class: Option<Risk>,
+        /// Why.
+        reason: String,
     },
     /// The release flags that hold.
     Flags,

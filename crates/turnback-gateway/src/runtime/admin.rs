@@ -75,14 +75,17 @@ impl Inner {
             }
             Request::Undo { what, dry_run } => self.undo(what, dry_run, by).await,
             Request::AgentAdd { name, owner, level } => self.add_agent(name, owner, level, by).await,
-            Request::AgentLevel { name, level, class } => {
+            Request::AgentLevel { name, level, class, reason } => {
+                if reason.trim().is_empty() {
+                    return Err(Refusal::new(Code::BadInput, "say why").at("reason").next("--reason <why>"));
+                }
                 let _one_at_a_time = self.editing.lock().await;
                 let mut agent = self.agent(&name)?;
                 match class {
                     Some(class) => drop(agent.levels.classes.insert(class, level)),
                     None => agent.levels.level = level,
                 }
-                self.set_agent(agent, by).await
+                self.change_agent(agent, by, Some(reason)).await
             }
             Request::Flags => self.flags(),
             Request::FlagsSet { flag, variant, state, reason } => {
@@ -321,8 +324,13 @@ impl Inner {
     }
 
     pub(super) async fn set_agent(&self, agent: Agent, by: &str) -> Result<Reply, Refusal> {
+        self.change_agent(agent, by, None).await
+    }
+
+    async fn change_agent(&self, agent: Agent, by: &str, reason: Option<String>) -> Result<Reply, Refusal> {
         let put = put(Table::Agents, agent.name.as_str(), &agent)?;
-        self.append(vec![(Body::AgentSet { agent: agent.clone(), by: by.to_owned() }, Some(put))]).await?;
+        let body = Body::AgentSet { agent: agent.clone(), by: by.to_owned(), reason };
+        self.append(vec![(body, Some(put))]).await?;
         self.board.set_agent(agent);
         Ok(Reply::Done)
     }

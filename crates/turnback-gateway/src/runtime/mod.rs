@@ -16,6 +16,7 @@ mod answer;
 mod board;
 mod budgets;
 mod collision;
+mod commit;
 mod context;
 mod drive;
 mod explain;

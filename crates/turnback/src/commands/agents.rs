@@ -38,6 +38,9 @@ enum What {
         /// Only for this class of action, such as `external_effect`
         #[arg(long, value_name = "RISK", value_parser = class)]
         class: Option<Risk>,
+        /// Why, for the record
+        #[arg(short, long)]
+        reason: String,
     },
     /// List all agents
     List,
@@ -102,7 +105,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
     };
     let request = match args.what {
         What::Add { name, owner, level } => Some(Request::AgentAdd { name, owner, level }),
-        What::Level { name, level, class } => Some(Request::AgentLevel { name, level, class }),
+        What::Level { name, level, class, reason } => Some(Request::AgentLevel { name, level, class, reason }),
         What::Suspend { name, reason } => Some(Request::AgentSuspend { name, reason: Some(reason) }),
         What::Resume { name } => Some(Request::AgentSuspend { name, reason: None }),
         What::Grant { name, tools, resources, environments, verbs, lasts, reason } => {
