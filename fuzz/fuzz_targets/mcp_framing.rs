@@ -47,6 +47,7 @@ impl Desk for Told {
                 run: RunId::new(uuid::Uuid::from_u128(1)),
                 reply: json!({ "tool": call.tool, "arguments": arguments, "statement": call.statement }),
                 note: None,
+                constrained: None,
             },
             Err(e) => {
                 Answer::Refused { run: None, refusal: Refusal::new(Code::BadInput, e.to_string()), details: json!({}) }

@@ -156,6 +156,7 @@ fuzz_target!(|data: &[u8]| {
         grants_required: false,
         collision: None,
         plan: None,
+        forms: &[],
         floor: &floor,
         approved: flag(5),
         flow: None,
