@@ -67,6 +67,8 @@ fn judged(contract: &Contract, mode: Mode, flags: Option<&Flagged>) -> Verdict {
         excepted: &[],
         grants_required: false,
         collision: None,
+        plan: None,
+        forms: &[],
         floor: &floor,
         approved: false,
         flow: None,
