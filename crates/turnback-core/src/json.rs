@@ -33,7 +33,8 @@ pub enum Numbers {
 pub struct JsonError {
     /// Offset of the offending byte.
     pub offset: usize,
-    /// JSON Pointer (RFC 6901) of the value being read; `/` for the document.
+    /// JSON Pointer (RFC 6901) of the value being read; `/` for the document. Long keys end in `…`, and of deep
+    /// places only the beginning is there.
     pub path: String,
     /// What is wrong.
     pub why: Why,
@@ -55,13 +56,25 @@ pub enum Why {
     Syntax(&'static str),
 }
 
+/// Characters of one key, number or path that are repeated in an error: it is recorded and told, and must not grow with
+/// what somebody sent.
+const SHOWN: usize = 80;
+
+/// The beginning of a text, visible.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        None => crate::text::visible(text),
+        Some((end, _)) => format!("{}…", crate::text::visible(text.get(..end).unwrap_or_default())),
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::NotUtf8 => f.write_str("invalid UTF-8"),
-            Why::DuplicateKey(key) => write!(f, "duplicate key `{}`", crate::text::visible(key)),
+            Why::DuplicateKey(key) => write!(f, "duplicate key `{}`", shown(key)),
             Why::InexactNumber(text) => {
-                write!(f, "number `{text}` does not survive a round trip; send it as a string")
+                write!(f, "number `{}` does not survive a round trip; send it as a string", shown(text))
             }
             Why::TooDeep => write!(f, "nesting deeper than {DEPTH_LIMIT}"),
             Why::Syntax(what) => f.write_str(what),
@@ -133,8 +146,13 @@ impl Reader<'_> {
         let mut path = String::new();
         for step in &self.path {
             path.push('/');
+            // Eight times as long at most: what cannot be seen is spelled out.
+            if path.len() > 10 * SHOWN {
+                path.push('…');
+                break;
+            }
             match step {
-                Step::Key(key) => path.push_str(&crate::text::visible(key).replace('~', "~0").replace('/', "~1")),
+                Step::Key(key) => path.push_str(&shown(key).replace('~', "~0").replace('/', "~1")),
                 Step::Index(index) => path.push_str(&index.to_string()),
             }
         }
