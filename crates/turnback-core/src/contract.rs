@@ -268,6 +268,18 @@ impl Contract {
         })
     }
 
+    /// Makes it a call of another tool. Target, arguments and what the resource belongs to are the caller's to follow.
+    pub fn call_instead(&mut self, tool: &Tool) {
+        self.tool = tool.name.clone();
+        self.local.clone_from(&tool.local);
+        self.schema_hash = tool.schema_hash;
+        self.verb = tool.verb;
+        self.risk = tool.risk;
+        self.resource = tool.resource.clone();
+        self.kind = tool.kind;
+        self.environment = tool.environment.clone();
+    }
+
     /// Whether this action changes anything.
     pub const fn writes(&self) -> bool {
         self.risk.writes()

@@ -250,8 +250,8 @@ impl Formed {
     }
 }
 
-/// Makes an action over into the wanted forms, in alphabetical order, each of which the tool it is applied to must
-/// be among `forms`, those of the action's tool.
+/// Makes an action over into the wanted forms, in alphabetical order. `forms` are those of the action's tool; each wanted
+/// one must be among them, or be [`DRY_RUN`] of a write.
 ///
 /// # Errors
 /// The reason there is no such form of this action, as a sentence.

@@ -66,21 +66,14 @@ impl Inner {
                 .collect(),
             reviews: first.iter().flat_map(|formed| formed.reviews.clone()).chain(reviews.cloned()).collect(),
         };
-        let contract = Contract {
-            tool: tool.name.clone(),
-            local: tool.local.clone(),
-            schema_hash: tool.schema_hash,
-            verb: tool.verb,
-            risk: tool.risk,
-            resource: tool.resource.clone(),
-            kind: tool.kind,
-            environment: tool.environment.clone(),
+        let mut contract = Contract {
             assignment: Assignment::of(asked.assignment.clone(), &resource.assignment),
             target,
             arguments,
             form: Some(formed),
             ..asked.clone()
         };
+        contract.call_instead(tool);
         Ok((contract, tool.effect_match))
     }
 }

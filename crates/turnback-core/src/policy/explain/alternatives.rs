@@ -311,14 +311,7 @@ fn become_tool(asked: &mut Asked, tool: &Tool) {
     let contract = &mut asked.contract;
     // It would be called as it is: a form of another tool is none of this one.
     contract.form = None;
-    contract.tool = tool.name.clone();
-    contract.local.clone_from(&tool.local);
-    contract.schema_hash = tool.schema_hash;
-    contract.verb = tool.verb;
-    contract.risk = tool.risk;
-    contract.resource = tool.resource.clone();
-    contract.kind = tool.kind;
-    contract.environment = tool.environment.clone();
+    contract.call_instead(tool);
 }
 
 /// The end of each freeze.
